@@ -1,0 +1,283 @@
+//! A store in a directory. Objects are written under `tmp/`, made durable, renamed, and the rename made durable, in that
+//! order. Never leaves a half-written object under a key, and never holds a lock while it waits for anything but HEAD's.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::disk::{Disk, DiskFile};
+use super::{Backend, Family, Key, NewObject, Object};
+use crate::error::{Error, Result, Thing};
+use crate::limits::HEAD_BYTES_MAX;
+
+const TMP: &str = "tmp";
+const HEAD_LOCK: &str = "locks/head";
+
+/// The directories of a store, each after the one it is in.
+pub const DIRECTORIES: [&str; 7] = ["catalog", "checkpoints", "packs", "sessions", "index", "locks", TMP];
+
+/// A store's directory.
+pub struct LocalBackend {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Folders known to exist durably, so that only the first pack in each pays for it.
+    folders: Mutex<HashSet<PathBuf>>,
+    counter: AtomicU64,
+}
+
+struct NewFile {
+    file: Box<dyn DiskFile>,
+    from: PathBuf,
+    to: PathBuf,
+    disk: Arc<dyn Disk>,
+    sealed: bool,
+    published: bool,
+}
+
+struct OpenFile {
+    file: File,
+    path: PathBuf,
+    size: u64,
+}
+
+impl LocalBackend {
+    /// A store in `root`, changed by way of `disk`.
+    pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { root, disk, folders: Mutex::default(), counter: AtomicU64::new(0) }
+    }
+
+    /// Makes the directories and the first two objects of a store. FORMAT comes last: a directory without it is no store.
+    pub fn init(&self, head: &[u8], format: &[u8]) -> Result<()> {
+        let _lock = File::open(&self.root)
+            .and_then(|root| root.lock().map(|()| root))
+            .map_err(|error| Error::io("lock", &self.root, error))?;
+        if self.path(Key::Format).exists() {
+            return Err(Error::Exists { thing: Thing::Store, name: self.root.display().to_string() });
+        }
+        for directory in DIRECTORIES {
+            let path = self.root.join(directory);
+            self.disk.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
+        }
+        for (key, bytes) in [(Key::Head, head), (Key::Format, format)] {
+            self.replace(key, bytes)?;
+        }
+        // The entry of the store itself in its parent.
+        let parent = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.disk.sync_dir(parent).map_err(|error| Error::io("write", parent, error))
+    }
+
+    fn path(&self, key: Key) -> PathBuf {
+        self.root.join(key.to_string())
+    }
+
+    fn begin(&self, from: PathBuf, key: Key) -> Result<Box<NewFile>> {
+        let to = self.path(key);
+        let file = self.disk.create(&from).map_err(|error| Error::io("create", &from, error))?;
+        Ok(Box::new(NewFile { file, from, to, disk: Arc::clone(&self.disk), sealed: false, published: false }))
+    }
+
+    /// Writes FORMAT or HEAD anew. The caller holds the lock, so one temporary name serves and whatever a killed process
+    /// left under it is stale.
+    fn replace(&self, key: Key, bytes: &[u8]) -> Result<()> {
+        let from = self.root.join(TMP).join(key.to_string());
+        remove(&*self.disk, &from)?;
+        let mut file = self.begin(from, key)?;
+        file.append(bytes)?;
+        file.seal()?;
+        file.rename()
+    }
+
+    /// Makes the folder of a pack and its entry in `packs/` durable before anything is in it.
+    fn ensure_folder(&self, path: &Path) -> Result<()> {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.contains(path) {
+            return Ok(());
+        }
+        self.disk.create_dir(path).map_err(|error| Error::io("create", path, error))?;
+        if let Some(parent) = path.parent() {
+            self.disk.sync_dir(parent).map_err(|error| Error::io("write", parent, error))?;
+        }
+        folders.insert(path.to_owned());
+        Ok(())
+    }
+}
+
+impl Backend for LocalBackend {
+    fn open(&self, key: Key) -> Result<Option<Box<dyn Object>>> {
+        let path = self.path(key);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", &path, error)),
+        };
+        let size = file.metadata().map_err(|error| Error::io("read", &path, error))?.len();
+        Ok(Some(Box::new(OpenFile { file, path, size })))
+    }
+
+    fn create(&self, key: Key, owner: &str) -> Result<Box<dyn NewObject>> {
+        if let Key::Pack(_) = key
+            && let Some(folder) = self.path(key).parent()
+        {
+            self.ensure_folder(folder)?;
+        }
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        Ok(self.begin(self.root.join(TMP).join(format!("{owner}.{number}")), key)?)
+    }
+
+    fn swap_head(&self, expected: &[u8], new: &[u8]) -> Result<bool> {
+        let _lock = lock_exclusive(&self.root.join(HEAD_LOCK))?;
+        let now = super::read_whole(self, Key::Head, HEAD_BYTES_MAX)?
+            .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
+        if now != expected {
+            return Ok(false);
+        }
+        self.replace(Key::Head, new)?;
+        Ok(true)
+    }
+
+    fn list(&self, family: Family) -> Result<Vec<(Key, u64)>> {
+        let mut found = Vec::new();
+        match family {
+            Family::Catalogs => list_folder(&self.root.join("catalog"), &mut |name, size| {
+                found.extend(name.parse().ok().map(|id| (Key::Catalog(id), size)));
+            })?,
+            Family::Manifests => list_folder(&self.root.join("checkpoints"), &mut |name, size| {
+                found.extend(name.parse().ok().map(|id| (Key::Manifest(id), size)));
+            })?,
+            Family::Packs => {
+                let packs = self.root.join("packs");
+                for folder in fs::read_dir(&packs).map_err(|error| Error::io("list", &packs, error))? {
+                    let folder = folder.map_err(|error| Error::io("list", &packs, error))?.path();
+                    // A file that strayed in here is nobody's pack.
+                    if folder.is_dir() {
+                        list_folder(&folder, &mut |name, size| {
+                            found.extend(name.parse().ok().map(|id| (Key::Pack(id), size)));
+                        })?;
+                    }
+                }
+                // A pack in a folder that is not its own has no key: it could not be opened by one.
+                found.retain(|(key, _)| self.path(*key).exists());
+            }
+        }
+        Ok(found)
+    }
+
+    fn delete(&self, key: Key) -> Result<()> {
+        remove(&*self.disk, &self.path(key))
+    }
+
+    fn sweep_unpublished(&self, is_live: &dyn Fn(&str) -> bool) -> Result<u64> {
+        let tmp = self.root.join(TMP);
+        let mut stale = Vec::new();
+        list_folder(&tmp, &mut |name, size| {
+            let owner = name.split('.').next().unwrap_or(name);
+            // HEAD's own file belongs to whoever holds HEAD's lock, who also clears away a stale one.
+            if owner != Key::Head.to_string() && !is_live(owner) {
+                stale.push((tmp.join(name), size));
+            }
+        })?;
+        let mut freed = 0;
+        for (path, size) in stale {
+            remove(&*self.disk, &path)?;
+            freed += size;
+        }
+        Ok(freed)
+    }
+}
+
+impl NewFile {
+    fn rename(&mut self) -> Result<()> {
+        debug_assert!(self.sealed, "bytes are made durable before they get a name");
+        self.disk.rename(&self.from, &self.to).map_err(|error| Error::io("write", &self.to, error))?;
+        self.published = true;
+        match self.to.parent() {
+            Some(parent) => self.disk.sync_dir(parent).map_err(|error| Error::io("write", parent, error)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl NewObject for NewFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.append(bytes).map_err(|error| Error::io("write", &self.to, error))
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        self.file.sync().map_err(|error| Error::io("write", &self.to, error))?;
+        self.sealed = true;
+        Ok(())
+    }
+
+    fn publish(mut self: Box<Self>) -> Result<()> {
+        // Names are never used twice, so anything there already was put there by a stranger.
+        if self.to.exists() {
+            return Err(Error::Exists { thing: Thing::Destination, name: self.to.display().to_string() });
+        }
+        self.rename()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: what stays behind is swept by the next gc.
+            let _ = self.disk.remove(&self.from);
+        }
+    }
+}
+
+impl Object for OpenFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|error| Error::io("read", &self.path, error))
+    }
+}
+
+/// Opens a file to be locked, making it when it is not there.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+/// Takes the exclusive lock `path`, waiting for it. The operating system drops it with the process.
+pub fn lock_exclusive(path: &Path) -> Result<File> {
+    let locked = open_lock(path).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|error| Error::io("lock", path, error))
+}
+
+/// Takes the shared lock `path`, waiting for it; also on a read-only file system.
+pub fn lock_shared(path: &Path) -> Result<File> {
+    let locked = File::open(path).or_else(|_| open_lock(path)).and_then(|file| file.lock_shared().map(|()| file));
+    locked.map_err(|error| Error::io("lock", path, error))
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn list_folder(folder: &Path, each: &mut dyn FnMut(&str, u64)) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|error| Error::io("list", folder, error))? {
+        let entry = entry.map_err(|error| Error::io("list", folder, error))?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_file() => {
+                if let Some(name) = entry.file_name().to_str() {
+                    each(name, metadata.len());
+                }
+            }
+            Ok(_) => {}
+            // Deleted between the listing and here.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("read", &entry.path(), error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! A content-addressed, deduplicating store for training checkpoints.
+//!
+//! A checkpoint is cut at its tensors' borders into chunks, each named by the BLAKE3 of its bytes and kept once; what comes
+//! back is byte for byte what went in. This file is the whole public API. The library never touches the terminal, the home
+//! directory or the environment.
+
+mod backend;
+mod catalog;
+#[doc(hidden)]
+pub mod codec;
+mod error;
+mod format;
+mod id;
+mod index;
+#[doc(hidden)]
+pub mod limits;
+mod ops;
+mod packs;
+mod parallel;
+mod progress;
+mod session;
+#[doc(hidden)]
+pub mod split;
+mod store;
+
+pub use backend::disk::{Disk, DiskFile, OsDisk};
+pub use catalog::refs::{Mode, mode_of, name_of};
+pub use catalog::rules::{Best, Reason, Rules, Verdict};
+pub use error::{Damage, Error, Result, Thing};
+pub use format::catalog::Entry;
+pub use format::manifest::{Content, File, Manifest, Segment, Tensor};
+pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, StoreId};
+pub use ops::gc::{GcReport, GcRequest};
+pub use ops::get::{GetReport, GetRequest};
+pub use ops::put::{PutReport, PutRequest};
+pub use ops::stats::{RunStats, Stats};
+pub use ops::verify::{VerifyReport, VerifyRequest};
+pub use progress::{Notice, Progress, Quiet, Stage};
+pub use store::Store;

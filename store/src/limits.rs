@@ -1,0 +1,66 @@
+//! Every bound of the store in one place, each with its unit and its reason. Never a tunable at run time: changing one of
+//! those marked *format* makes old and new stores share fewer chunks, it never makes one unreadable.
+
+/// The most raw bytes of one chunk. *Format.* Large enough that ids and records cost 0.01 %, small enough that a changed row
+/// of an embedding costs little and that a chunk decodes inside the processor's cache.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Tensors smaller than this share chunks with their neighbours. *Format.* A record of its own costs about 250 bytes on disk.
+pub const SMALL_TENSOR_BYTES: u64 = 32 << 10;
+
+/// The most bytes of small tensors in one shared chunk. *Format.* One that trains makes its neighbours be stored again.
+pub const SMALL_GROUP_BYTES_MAX: usize = 256 << 10;
+
+/// Literals (headers, padding, short files) of a checkpoint up to this many bytes stand inline in its manifest. *Format.*
+pub const INLINE_BYTES_MAX: usize = 4 << 10;
+
+/// Minimum, average and maximum bytes of a content-defined chunk of an opaque file. *Format.*
+pub const CDC_BYTES: (usize, usize, usize) = (64 << 10, 256 << 10, CHUNK_BYTES_MAX);
+
+/// Minimum, average and maximum bytes of a content-defined chunk of the gathered literals. *Format.* Smaller than
+/// [`CDC_BYTES`], so that one changed small file among thousands does not cost much more than itself.
+pub const LITERAL_CDC_BYTES: (usize, usize, usize) = (16 << 10, 64 << 10, 256 << 10);
+
+/// Opaque files up to this many bytes go with the literals. *Format.*
+pub const SMALL_FILE_BYTES: u64 = 64 << 10;
+
+/// The most bytes of a safetensors header that are parsed; the format's own limit.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// The most records of a zip directory that are split at; an archive with more is cut by content.
+pub const ZIP_RECORDS_MAX: usize = 200_000;
+
+/// A pack is sealed once it holds this many bytes.
+pub const PACK_BYTES_TARGET: u64 = 128 << 20;
+
+/// The most records of one pack, so that a trailer stays near 10 MB however small the chunks are.
+pub const PACK_RECORDS_MAX: usize = 128 << 10;
+
+/// The most bytes of a pack that is still read: a target-size pack plus one chunk, its padding and the largest trailer.
+pub const PACK_BYTES_MAX: u64 = 256 << 20;
+
+/// The most bytes of a manifest or catalog as stored and as unpacked. A manifest of 100 TB of one-MiB chunks unpacks to 4 GB;
+/// this admits 20 TB in one checkpoint and still refuses a decompression bomb.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+
+/// The most bytes of HEAD that are read.
+pub const HEAD_BYTES_MAX: u64 = 64 << 20;
+
+/// Changes that HEAD carries before they are folded into a new catalog. Each commit rewrites HEAD, so this bounds that cost.
+pub const HEAD_ENTRIES_MAX: usize = 64;
+
+/// Chunks whose ids are looked up in one batch. One opening of the index costs about 5 ms, the table of one window 300 KB;
+/// a window is at most 4 GiB of source, small enough to be still in the page cache when its new chunks are read again.
+pub const WINDOW_CHUNKS: usize = 4096;
+
+/// The most bytes of a run's name, a tag, a metric's or a metadata key.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The most bytes of one path inside a checkpoint.
+pub const PATH_BYTES_MAX: usize = 4096;
+
+/// The most files of one checkpoint.
+pub const FILES_MAX: usize = 10_000_000;
+
+/// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
+pub const COMMIT_ATTEMPTS_MAX: usize = 1000;

@@ -1,0 +1,215 @@
+//! The files of a get while they are being written. Everything lies under a temporary name beside the target until it is
+//! whole and durable. Never follows a link: it writes into a directory that it made itself, and makes links last.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result, Thing};
+use crate::format::manifest::{Content, File as Member, Manifest};
+
+/// Files kept open while they are written; more are opened again for each piece.
+const OPEN_MAX: usize = 128;
+
+/// Files on their way to a target.
+pub struct Restore<'a> {
+    manifest: &'a Manifest,
+    chosen: &'a [u32],
+    target: PathBuf,
+    temporary: PathBuf,
+    /// Whether the target is a single file and not a directory.
+    single: bool,
+    open: HashMap<u32, File>,
+    finished: bool,
+}
+
+impl<'a> Restore<'a> {
+    /// Makes the directories and the files in their full size, with what the manifest holds of them inline.
+    pub fn begin(manifest: &'a Manifest, chosen: &'a [u32], single: bool, target: &Path) -> Result<Self> {
+        let temporary = temporary_beside(target)?;
+        let mut restore = Self {
+            manifest,
+            chosen,
+            target: target.to_owned(),
+            temporary,
+            single,
+            open: HashMap::new(),
+            finished: false,
+        };
+        if !single {
+            fs::create_dir(&restore.temporary).map_err(|error| restore.write_error(&restore.temporary, error))?;
+        }
+        for file in chosen {
+            let member = &manifest.files[*file as usize];
+            let path = restore.path_of(*file);
+            match &member.content {
+                Content::Directory => fs::create_dir(&path).map_err(|error| restore.write_error(&path, error))?,
+                Content::Link { .. } => {}
+                Content::File { size, .. } => {
+                    // Private until it is whole; the real mode comes last.
+                    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                    let opened = created.map_err(|error| restore.write_error(&path, error))?;
+                    opened.set_len(*size).map_err(|error| restore.write_error(&path, error))?;
+                    for (at, range) in manifest.inline_pieces(*file) {
+                        opened
+                            .write_all_at(&manifest.inline[range], at)
+                            .map_err(|error| restore.write_error(&path, error))?;
+                    }
+                    if restore.open.len() < OPEN_MAX {
+                        restore.open.insert(*file, opened);
+                    }
+                }
+            }
+        }
+        Ok(restore)
+    }
+
+    /// Writes a piece of a file.
+    pub fn write(&self, file: u32, at: u64, bytes: &[u8]) -> Result<()> {
+        let written = match self.open.get(&file) {
+            Some(open) => open.write_all_at(bytes, at),
+            None => {
+                OpenOptions::new().write(true).open(self.path_of(file)).and_then(|open| open.write_all_at(bytes, at))
+            }
+        };
+        written.map_err(|error| self.write_error(&self.path_of(file), error))
+    }
+
+    /// Makes everything durable and gives it its name.
+    pub fn finish(mut self, force: bool) -> Result<()> {
+        self.chosen.par_iter().try_for_each(|file| self.finish_file(*file))?;
+        // Directories last and deepest first: a read-only one could not be filled, and filling it changes its time.
+        for file in self.chosen.iter().rev() {
+            let member = &self.manifest.files[*file as usize];
+            if matches!(member.content, Content::Directory) {
+                let path = self.path_of(*file);
+                let done = File::open(&path).and_then(|directory| {
+                    directory.set_permissions(Permissions::from_mode(member.mode))?;
+                    directory.set_times(times(member))?;
+                    directory.sync_all()
+                });
+                done.map_err(|error| self.write_error(&path, error))?;
+            }
+        }
+        if !self.single {
+            let synced = File::open(&self.temporary).and_then(|directory| directory.sync_all());
+            synced.map_err(|error| self.write_error(&self.temporary, error))?;
+        }
+        self.put_in_place(force).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::Exists { thing: Thing::Destination, name: self.target.display().to_string() }
+            }
+            _ => self.write_error(&self.target, error),
+        })?;
+        self.finished = true;
+        let parent = parent_of(&self.target);
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| Error::io("write", parent, error))
+    }
+
+    fn finish_file(&self, file: u32) -> Result<()> {
+        let member = &self.manifest.files[file as usize];
+        let path = self.path_of(file);
+        let done = match &member.content {
+            Content::Directory => Ok(()),
+            Content::Link { target } => symlink(OsStr::from_bytes(target), &path),
+            Content::File { .. } => {
+                let finish = |open: &File| {
+                    open.set_permissions(Permissions::from_mode(member.mode))?;
+                    open.set_times(times(member))?;
+                    open.sync_all()
+                };
+                match self.open.get(&file) {
+                    Some(open) => finish(open),
+                    None => OpenOptions::new().write(true).open(&path).and_then(|open| finish(&open)),
+                }
+            }
+        };
+        done.map_err(|error| self.write_error(&path, error))
+    }
+
+    fn put_in_place(&self, force: bool) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let rename = |flags| renameat_with(CWD, &self.temporary, CWD, &self.target, flags).map_err(io::Error::from);
+        if !force {
+            return match rename(RenameFlags::NOREPLACE) {
+                // Some file systems know no such rename; there the check of before has to do.
+                Err(error) if error.raw_os_error() == Some(22) => fs::rename(&self.temporary, &self.target),
+                other => other,
+            };
+        }
+        match fs::symlink_metadata(&self.target) {
+            Ok(old) if old.is_dir() => {
+                // Swapped in one step, so that at every moment one of the two whole trees has the name.
+                rename(RenameFlags::EXCHANGE)?;
+                fs::remove_dir_all(&self.temporary)
+            }
+            Ok(_) if !self.single => {
+                fs::remove_file(&self.target)?;
+                fs::rename(&self.temporary, &self.target)
+            }
+            _ => fs::rename(&self.temporary, &self.target),
+        }
+    }
+
+    fn path_of(&self, file: u32) -> PathBuf {
+        if self.single {
+            self.temporary.clone()
+        } else {
+            self.temporary.join(OsStr::from_bytes(&self.manifest.files[file as usize].path))
+        }
+    }
+
+    /// An error of writing, told by the name that the user gave and not by the temporary one.
+    fn write_error(&self, path: &Path, error: io::Error) -> Error {
+        let told = path.strip_prefix(&self.temporary).ok().filter(|rest| !rest.as_os_str().is_empty());
+        Error::io("write", &told.map_or_else(|| self.target.clone(), |rest| self.target.join(rest)), error)
+    }
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Best effort; the name tells a person what it is.
+            let _ = if self.single { fs::remove_file(&self.temporary) } else { fs::remove_dir_all(&self.temporary) };
+        }
+    }
+}
+
+fn times(member: &Member) -> FileTimes {
+    let distance = Duration::from_millis(member.mtime_ms.unsigned_abs());
+    let mtime = if member.mtime_ms >= 0 {
+        SystemTime::UNIX_EPOCH.checked_add(distance)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_sub(distance)
+    };
+    mtime.map_or_else(FileTimes::new, |mtime| FileTimes::new().set_modified(mtime))
+}
+
+fn parent_of(target: &Path) -> &Path {
+    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A name on the same file system as the target that nothing has yet.
+fn temporary_beside(target: &Path) -> Result<PathBuf> {
+    let parent = parent_of(target);
+    if !parent.is_dir() {
+        return Err(Error::NotFound {
+            thing: Thing::Destination,
+            name: parent.display().to_string(),
+            near: Vec::new(),
+        });
+    }
+    let name = target.file_name().ok_or_else(|| Error::Invalid(format!("{} can't be written to", target.display())))?;
+    let mut hidden = OsString::from(".");
+    // The name's beginning only: with what is added it must still fit a directory entry.
+    hidden.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(200)]));
+    hidden.push(format!(".{}.partial", ulid::Ulid::generate().to_string().to_lowercase()));
+    Ok(parent.join(hidden))
+}

@@ -1,0 +1,210 @@
+//! Names the chunks of a layout, finds out which the store has, and stores the others in packs of this session. Never
+//! publishes a pack and never touches HEAD.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use super::gather::SourceFile;
+use crate::backend::Backend;
+use crate::codec::{Encoder, Hint};
+use crate::error::{Error, Result};
+use crate::format::head::Head;
+use crate::id::{ChunkId, PackId, SessionId, StoreId};
+use crate::index::Index;
+use crate::limits::{CHUNK_BYTES_MAX, WINDOW_CHUNKS};
+use crate::packs::{PackReader, PackWriter, SealedPack};
+use crate::parallel::in_order;
+use crate::progress::{Progress, Stage};
+use crate::split::{ElementHint, Layout, Source};
+
+/// The chunks of one put, and where each of them is.
+pub struct Chunks<'a> {
+    sources: &'a [&'a SourceFile],
+    layout: &'a Layout,
+    backend: &'a dyn Backend,
+    store: StoreId,
+    session: SessionId,
+    /// Ids in the layout's order.
+    pub ids: Vec<ChunkId>,
+    /// The pack that each chunk lies in, this session's own included.
+    places: HashMap<ChunkId, PackId>,
+    /// What was stored by this put.
+    pub stored: Stored,
+}
+
+/// Counts of what a put stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stored {
+    /// Chunks that the store did not have.
+    pub chunks: u64,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Bytes written to packs.
+    pub written_bytes: u64,
+}
+
+impl<'a> Chunks<'a> {
+    /// Nothing named and nothing stored yet.
+    pub fn new(
+        sources: &'a [&'a SourceFile],
+        layout: &'a Layout,
+        backend: &'a dyn Backend,
+        store: StoreId,
+        session: SessionId,
+    ) -> Self {
+        Self {
+            sources,
+            layout,
+            backend,
+            store,
+            session,
+            ids: Vec::new(),
+            places: HashMap::new(),
+            stored: Stored::default(),
+        }
+    }
+
+    /// Names all chunks and stores those that the store lacks; answers the new packs, sealed and not published.
+    pub fn store(&mut self, index: &Index, head: &Head, progress: &dyn Progress) -> Result<Vec<SealedPack>> {
+        let count = self.layout.chunks.len();
+        let mut writer = PackWriter::new(self.backend, self.store, self.session);
+        progress.begin(Stage::Hash, self.layout.chunks.iter().map(|chunk| u64::from(chunk.len)).sum());
+        for start in (0..count).step_by(WINDOW_CHUNKS) {
+            let end = count.min(start + WINDOW_CHUNKS);
+            let window = in_order(end - start, progress, buffer, |buf, at| {
+                let raw = self.read(buf, start + at)?;
+                let id = ChunkId::of(raw);
+                progress.advance(raw.len() as u64);
+                Ok(id)
+            })?;
+            self.ids.extend_from_slice(&window);
+            self.find_stored(&window, index, head, progress)?;
+            let mut planned = HashSet::new();
+            let missing: Vec<usize> = (start..end)
+                .filter(|at| !self.places.contains_key(&self.ids[*at]) && planned.insert(self.ids[*at]))
+                .collect();
+            writer = self.encode(&missing, writer, progress)?;
+        }
+        self.finish(writer)
+    }
+
+    /// Stores again those chunks that lie in `lost` packs.
+    pub fn store_again(&mut self, lost: &BTreeSet<PackId>, progress: &dyn Progress) -> Result<Vec<SealedPack>> {
+        self.places.retain(|_, pack| !lost.contains(pack));
+        let mut planned = HashSet::new();
+        let missing: Vec<usize> = (0..self.ids.len())
+            .filter(|at| !self.places.contains_key(&self.ids[*at]) && planned.insert(self.ids[*at]))
+            .collect();
+        let writer = self.encode(&missing, PackWriter::new(self.backend, self.store, self.session), progress)?;
+        self.finish(writer)
+    }
+
+    /// All packs that the checkpoint relies on.
+    pub fn packs(&self) -> BTreeSet<PackId> {
+        self.places.values().copied().collect()
+    }
+
+    fn finish(&mut self, writer: PackWriter<'_>) -> Result<Vec<SealedPack>> {
+        let sealed = writer.finish()?;
+        self.stored.written_bytes += sealed.iter().map(|pack| pack.bytes).sum::<u64>();
+        Ok(sealed)
+    }
+
+    /// Looks up a window's chunks. A hit counts only if its pack is there and on no list of gc's.
+    fn find_stored(&mut self, window: &[ChunkId], index: &Index, head: &Head, progress: &dyn Progress) -> Result<()> {
+        let unknown: Vec<ChunkId> = window.iter().copied().filter(|id| !self.places.contains_key(id)).collect();
+        let mut found = index.look_up(&unknown, self.backend, head, progress)?;
+        if found.packs_seq < head.packs_seq {
+            // Somebody stored packs and died, or is only just about to add them.
+            index.catch_up(self.backend, head, progress)?;
+            found = index.look_up(&unknown, self.backend, head, progress)?;
+        }
+        let reader = PackReader::new(self.backend);
+        let mut usable: HashMap<PackId, Option<u64>> = HashMap::new();
+        for (id, place) in unknown.into_iter().zip(found.places) {
+            let Some(place) = place else { continue };
+            let size = match usable.get(&place.pack) {
+                Some(size) => *size,
+                None => {
+                    let listed = head.condemned.contains_key(&place.pack) || head.deleting.contains(&place.pack);
+                    let size = if listed { None } else { reader.open(place.pack)?.map(|pack| pack.size()) };
+                    usable.insert(place.pack, size);
+                    size
+                }
+            };
+            // A pack that was cut short does not have what the index remembers.
+            if size.is_some_and(|size| place.offset + u64::from(place.stored_len) <= size) {
+                self.places.insert(id, place.pack);
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes the chunks at `missing` into packs.
+    fn encode<'w>(
+        &mut self,
+        missing: &[usize],
+        writer: PackWriter<'w>,
+        progress: &dyn Progress,
+    ) -> Result<PackWriter<'w>> {
+        if missing.is_empty() {
+            return Ok(writer);
+        }
+        let raw_bytes: u64 = missing.iter().map(|at| u64::from(self.layout.chunks[*at].len)).sum();
+        progress.begin(Stage::Write, raw_bytes);
+        let writer = Mutex::new(writer);
+        let packs = in_order(
+            missing.len(),
+            progress,
+            || (buffer(), Encoder::new()),
+            |(buf, encoder), at| {
+                let at = missing[at];
+                let raw = self.read(buf, at)?;
+                // The bytes are read a second time; what goes into the pack must be what its name says.
+                if ChunkId::of(raw) != self.ids[at] {
+                    return Err(self.source_of(at).changed("its bytes are others than a moment ago"));
+                }
+                let hint = match self.layout.chunks[at].dtype {
+                    ElementHint::Dtype(dtype) => Hint::Dtype(dtype),
+                    ElementHint::Unknown => Hint::Unknown,
+                    ElementHint::Bytes => Hint::Text,
+                };
+                let (codec, stored) = encoder.encode(raw, hint);
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let pack = writer.append(self.ids[at], codec, stored, raw.len())?;
+                drop(writer);
+                progress.advance(raw.len() as u64);
+                Ok(pack)
+            },
+        )?;
+        self.places.extend(missing.iter().map(|at| self.ids[*at]).zip(packs));
+        self.stored.chunks += missing.len() as u64;
+        self.stored.raw_bytes += raw_bytes;
+        Ok(writer.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn read<'b>(&self, buf: &'b mut [u8], at: usize) -> Result<&'b [u8]> {
+        let mut end = 0;
+        for range in self.layout.ranges(at) {
+            let source = self.source(range.file)?;
+            let part = buf
+                .get_mut(end..end + range.len as usize)
+                .ok_or_else(|| Error::Internal("a planned chunk is too large".into()))?;
+            source.read_exact_at(part, range.offset).map_err(|error| source.read_error(error))?;
+            end += range.len as usize;
+        }
+        Ok(&buf[..end])
+    }
+
+    fn source(&self, file: u32) -> Result<&'a SourceFile> {
+        self.sources.get(file as usize).copied().ok_or_else(|| Error::Internal("a planned chunk is of no file".into()))
+    }
+
+    fn source_of(&self, at: usize) -> &'a SourceFile {
+        self.sources[self.layout.ranges(at)[0].file as usize]
+    }
+}
+
+fn buffer() -> Vec<u8> {
+    vec![0; CHUNK_BYTES_MAX]
+}

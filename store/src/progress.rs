@@ -1,0 +1,60 @@
+//! How long work tells its caller how far it is, and asks whether to go on. Never prints.
+
+/// A part of a long operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Reading and naming the source's chunks.
+    Hash,
+    /// Encoding and writing chunks that are new.
+    Write,
+    /// Reading chunks back.
+    Read,
+    /// Checking packs.
+    Verify,
+    /// Finding out what is in use.
+    Mark,
+    /// Rebuilding the index from the packs.
+    Index,
+}
+
+/// Something that happened beside the work and that a person may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The index was damaged or missing and is being made anew from the packs.
+    IndexRebuilt {
+        /// Why.
+        reason: String,
+    },
+    /// The index could not be brought up to date; the next use does it.
+    IndexBehind {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Receives progress. Called from several threads.
+pub trait Progress: Sync {
+    /// A stage begins that will handle `bytes` in total.
+    fn begin(&self, stage: Stage, bytes: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// Something happened.
+    fn notice(&self, notice: Notice);
+    /// Whether the work should stop; it then ends with [`crate::Error::Interrupted`] and leaves the store as it was.
+    fn interrupted(&self) -> bool;
+}
+
+/// Progress that nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn begin(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn notice(&self, _: Notice) {}
+    fn interrupted(&self) -> bool {
+        false
+    }
+}

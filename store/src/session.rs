@@ -1,0 +1,162 @@
+//! Who is using the store now. A session is a file under `sessions/` that its process holds locked: a dead process leaves a
+//! file that anybody can lock, and so nobody ever has to guess by a clock. Never decides what a session protects.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::local::{lock_exclusive, open_lock};
+use crate::error::{Error, Result};
+use crate::id::{CheckpointId, SessionId};
+
+/// The use of a store by one process; ends when dropped.
+pub struct Session {
+    id: SessionId,
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+/// A session of a process that is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Its id.
+    pub id: SessionId,
+    /// Checkpoints that it reads.
+    pub pins: Vec<CheckpointId>,
+}
+
+/// One line of a session's file. The first tells people who it is, the others pin checkpoints.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Record {
+    Session { what: String, pid: u32 },
+    Pin(CheckpointId),
+}
+
+impl Session {
+    /// Registers a session that does `what`.
+    pub fn register(root: &Path, what: &str) -> Result<Self> {
+        // The file is locked before it has a name under `sessions/`, so that nobody ever sees it unlocked while we live.
+        // Until then a gc may take it for a leftover of the dead and remove it: then try again.
+        for _ in 0..100 {
+            let id = SessionId::generate();
+            let from = root.join("tmp").join(format!("{id}.session"));
+            let path = root.join("sessions").join(id.to_string());
+            let file = open_lock(&from).map_err(|error| Error::io("create", &from, error))?;
+            let record = line(&Record::Session { what: what.to_owned(), pid: std::process::id() })?;
+            let written = file.try_lock().map_err(io::Error::from).and_then(|()| (&file).write_all(&record));
+            match written.and_then(|()| fs::rename(&from, &path)) {
+                Ok(()) => return Ok(Self { id, path, file: Mutex::new(file) }),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
+                Err(error) => {
+                    let _ = fs::remove_file(&from);
+                    return Err(Error::io("create", &path, error));
+                }
+            }
+        }
+        Err(Error::Busy("the store's sessions are being cleared away all the time".into()))
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Keeps gc from taking away what `checkpoint` needs, from the next time that gc looks on.
+    pub fn pin(&self, checkpoint: CheckpointId) -> Result<()> {
+        let record = line(&Record::Pin(checkpoint))?;
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.write_all(&record).map_err(|error| Error::io("write", &self.path, error))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Best effort: the lock goes with the process, and the next gc removes the file.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn line(record: &Record) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(record).map_err(|error| Error::Internal(error.to_string()))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// All live sessions; files of dead ones are removed when `clear` is set.
+pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
+    let folder = root.join("sessions");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(|error| Error::io("list", &folder, error))? {
+        let entry = entry.map_err(|error| Error::io("list", &folder, error))?;
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok()) else { continue };
+        let path = entry.path();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("open", &path, error)),
+        };
+        match file.try_lock() {
+            Ok(()) => {
+                if clear {
+                    let _ = fs::remove_file(&path);
+                }
+            }
+            Err(TryLockError::WouldBlock) => {
+                if let Some(pins) = read_pins(&path)? {
+                    found.push(Live { id, pins });
+                }
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
+        }
+    }
+    Ok(found)
+}
+
+/// The pins of a live session; none when it ended meanwhile. A line that is just being written is waited for: leaving a pin
+/// out could lose what it protects.
+fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
+    for _ in 0..100 {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", path, error)),
+        };
+        let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+        if let Some(records) = records.filter(|_| text.ends_with('\n')) {
+            let pins = records.into_iter().filter_map(|record| match record {
+                Record::Pin(checkpoint) => Some(checkpoint),
+                Record::Session { .. } => None,
+            });
+            return Ok(Some(pins.collect()));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Err(Error::corrupt(path.display(), "a live session's file can't be read"))
+}
+
+/// Takes the lock that only one gc at a time has; tells the caller when somebody else has it.
+pub fn lock_gc(root: &Path) -> Result<File> {
+    let path = root.join("locks/gc");
+    let file = open_lock(&path).map_err(|error| Error::io("lock", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // For people and for the other gc's message only.
+            let _ = file.set_len(0).and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()));
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            Err(Error::Busy(format!("another gc is at work on this store (process {})", pid.trim())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, error)),
+    }
+}
+
+/// Takes the lock under which the index is changed.
+pub fn lock_index(root: &Path) -> Result<File> {
+    lock_exclusive(&root.join("locks/index"))
+}

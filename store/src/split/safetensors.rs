@@ -1,0 +1,193 @@
+//! Segments of a safetensors file: its header, each tensor, and whatever lies between. Never trusts the header: a tensor
+//! that is out of bounds, overlaps another or has not the size of its shape makes the whole file opaque.
+//!
+//! The header is read by a visitor of our own and not by `safetensors::tensor::Metadata`, which collects the whole JSON tree
+//! before it looks at a field (serde's `flatten`): a hostile header of 32 MB cost it 690 MB. Here one costs at most
+//! its own size and the names and shapes of its tensors. It also forgives a gap or a tail, which then are literals.
+
+use std::collections::HashSet;
+use std::{fmt, io};
+
+use serde::Deserializer as _;
+use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{Dtype, Format, Found, HEAD_BYTES, Kind, Source, Split, fill_gaps};
+use crate::limits::SAFETENSORS_HEADER_BYTES_MAX;
+
+/// The most bytes of a header that are parsed, below the format's own limit: about 300,000 tensors of usual names. Files
+/// above it are cut by content. Bounds what one hostile file can make a split hold in memory: 130 MB, measured.
+const HEADER_BYTES_PARSED_MAX: u64 = 32 << 20;
+
+/// The most dimensions of one tensor. Frameworks stop at 64; a hostile shape may not turn two bytes of JSON into eight.
+const DIMENSIONS_MAX: usize = 64;
+
+/// Bytes of the length before the header.
+const LENGTH_BYTES: u64 = 8;
+
+/// Says whether a file of `size` bytes that begins with `head` may be one, so that no other file's length is believed.
+pub(super) fn looks_like(head: &[u8], size: u64) -> bool {
+    head.len() == HEAD_BYTES && head[8] == b'{' && header_len(head).is_some_and(|len| len <= size - LENGTH_BYTES)
+}
+
+/// Finds the segments, or nothing if there is any doubt.
+pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    source.read_exact_at(&mut length, 0)?;
+    let Some(len) = header_len(&length) else {
+        return Ok(None);
+    };
+    let mut header = vec![0; len as usize];
+    source.read_exact_at(&mut header, LENGTH_BYTES)?;
+    let tensors = parse(&header);
+    drop(header);
+    let segments = tensors.and_then(|tensors| place(tensors, LENGTH_BYTES + len, source.size()));
+    Ok(segments.map(|segments| Split { format: Format::Safetensors, segments }))
+}
+
+fn header_len(head: &[u8]) -> Option<u64> {
+    let length = head.first_chunk::<{ LENGTH_BYTES as usize }>()?;
+    let len = u64::from_le_bytes(*length);
+    (2..=SAFETENSORS_HEADER_BYTES_MAX.min(HEADER_BYTES_PARSED_MAX)).contains(&len).then_some(len)
+}
+
+/// Moves the tensors to where the data begins and fills the gaps.
+fn place(tensors: Vec<(String, Info)>, data: u64, size: u64) -> Option<Vec<super::Segment>> {
+    let mut found = Vec::with_capacity(tensors.len());
+    for (name, info) in tensors {
+        let start = data.checked_add(info.begin)?;
+        let end = data.checked_add(info.end)?;
+        let kind = Kind::Tensor { name, dtype: info.dtype, shape: Some(info.shape) };
+        found.push(Found { start, end, kind });
+    }
+    fill_gaps(found, size)
+}
+
+/// Reads the header; nothing if it is not one.
+fn parse(header: &[u8]) -> Option<Vec<(String, Info)>> {
+    let mut json = serde_json::Deserializer::from_slice(header);
+    let tensors = json.deserialize_map(HeaderVisitor).ok()?;
+    // Writers pad with spaces, which end() skips; anything else behind the object is a doubt.
+    json.end().ok()?;
+    // Names are keys of a state_dict: two tensors of one name are a header that no writer makes.
+    let mut names = HashSet::with_capacity(tensors.len());
+    let distinct = tensors.iter().all(|(name, _)| names.insert(name.as_str()));
+    drop(names);
+    distinct.then_some(tensors)
+}
+
+/// What the header says about one tensor, checked in itself.
+struct Info {
+    /// `None` for a type that came after this code; its size then can't be checked and the offsets are all we have.
+    dtype: Option<Dtype>,
+    shape: Vec<u64>,
+    begin: u64,
+    end: u64,
+}
+
+impl Info {
+    fn has_its_size(&self) -> bool {
+        let Some(len) = self.end.checked_sub(self.begin) else {
+            return false;
+        };
+        let Some(dtype) = self.dtype else { return true };
+        let elements = self.shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
+        elements.and_then(|elements| elements.checked_mul(u64::from(dtype.bits()))) == len.checked_mul(8)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Vec<(String, Info)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a safetensors header")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let info: Info = map.next_value()?;
+            if !info.has_its_size() {
+                return Err(de::Error::custom("a tensor has not the size of its shape"));
+            }
+            // Skipped here and not later: a header of two million empty tensors is cheap to write.
+            if info.begin != info.end {
+                tensors.push((name, info));
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+impl<'de> Deserialize<'de> for Info {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(InfoVisitor)
+    }
+}
+
+struct InfoVisitor;
+
+impl<'de> Visitor<'de> for InfoVisitor {
+    type Value = Info;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tensor's dtype, shape and data_offsets")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Info, A::Error> {
+        let (mut dtype, mut shape, mut offsets) = (None, None, None);
+        while let Some(field) = map.next_key::<String>()? {
+            let again = match field.as_str() {
+                "dtype" => dtype.replace(Dtype::parse(&map.next_value::<String>()?)).is_some(),
+                "shape" => shape.replace(map.next_value::<Shape>()?.0).is_some(),
+                "data_offsets" => offsets.replace(map.next_value::<(u64, u64)>()?).is_some(),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if again {
+                return Err(de::Error::custom("a field stands twice"));
+            }
+        }
+        let dtype = dtype.ok_or_else(|| de::Error::missing_field("dtype"))?;
+        let shape = shape.ok_or_else(|| de::Error::missing_field("shape"))?;
+        let (begin, end) = offsets.ok_or_else(|| de::Error::missing_field("data_offsets"))?;
+        Ok(Info { dtype, shape, begin, end })
+    }
+}
+
+/// A list of at most [`DIMENSIONS_MAX`] numbers.
+struct Shape(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a shape")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut shape = Vec::new();
+        while let Some(dim) = seq.next_element()? {
+            if shape.len() == DIMENSIONS_MAX {
+                return Err(de::Error::custom("too many dimensions"));
+            }
+            shape.push(dim);
+        }
+        Ok(Shape(shape))
+    }
+}

@@ -1,0 +1,196 @@
+//! A store: where it is, and one method for each verb. Never holds a lock or an open database between two calls.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::backend::disk::{Disk, OsDisk};
+use crate::backend::local::LocalBackend;
+use crate::backend::{Backend, Key, read_whole};
+use crate::catalog::{State, refs};
+use crate::error::{Error, Result, Thing};
+use crate::format::catalog::Entry;
+use crate::format::head::{Format, Head};
+use crate::format::manifest::Manifest;
+use crate::id::{CheckpointId, StoreId};
+use crate::index::Index;
+use crate::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
+use crate::ops::gc::{GcReport, GcRequest};
+use crate::ops::get::{GetReport, GetRequest};
+use crate::ops::put::{PutReport, PutRequest};
+use crate::ops::stats::Stats;
+use crate::ops::verify::{VerifyReport, VerifyRequest};
+use crate::ops::{change, gc, get, put, stats, verify};
+use crate::progress::Progress;
+
+/// A store that can be used.
+pub struct Store {
+    root: PathBuf,
+    id: StoreId,
+    backend: LocalBackend,
+    index: Index,
+}
+
+impl Store {
+    /// Makes a new store in `root`, which must not exist, be empty, or hold what an interrupted init left.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when there is a store, [`Error::Invalid`] when there is anything else.
+    pub fn init(root: &Path) -> Result<Self> {
+        Self::init_on(root, Arc::new(OsDisk))
+    }
+
+    /// [`Store::init`] with all changes of the disk going through `disk`.
+    pub fn init_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        fs::create_dir_all(root).map_err(|error| Error::io("create", root, error))?;
+        let backend = LocalBackend::new(root.to_owned(), Arc::clone(&disk));
+        if backend.open(Key::Format)?.is_none() {
+            let allowed = |name: &str| crate::backend::local::DIRECTORIES.contains(&name) || name == "HEAD";
+            for entry in fs::read_dir(root).map_err(|error| Error::io("read", root, error))? {
+                let name = entry.map_err(|error| Error::io("read", root, error))?.file_name();
+                if !name.to_str().is_some_and(allowed) {
+                    return Err(Error::Invalid(format!("{} holds other things than a store", root.display())));
+                }
+            }
+        }
+        let id = StoreId::generate();
+        let bytes = |bytes: std::result::Result<Vec<u8>, crate::format::FormatError>| {
+            bytes.map_err(|error| error.of(Key::Format))
+        };
+        backend.init(&bytes(Head::new(id).to_bytes())?, &bytes(Format::new(id).to_bytes())?)?;
+        Self::open_on(root, disk)
+    }
+
+    /// Opens the store in `root`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none, [`Error::Unsupported`] when it is of another version.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_on(root, Arc::new(OsDisk))
+    }
+
+    /// [`Store::open`] with all changes of the disk going through `disk`.
+    pub fn open_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        let backend = LocalBackend::new(root.to_owned(), disk);
+        let Some(bytes) = read_whole(&backend, Key::Format, HEAD_BYTES_MAX)? else {
+            return Err(Error::NotFound {
+                thing: Thing::Store,
+                name: format!("in {}", root.display()),
+                near: Vec::new(),
+            });
+        };
+        let format = Format::from_bytes(&bytes).map_err(|error| error.of(Key::Format))?;
+        let head = read_whole(&backend, Key::Head, HEAD_BYTES_MAX)?
+            .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
+        if Head::from_bytes(&head).map_err(|error| error.of(Key::Head))?.store != format.store {
+            return Err(Error::corrupt(Key::Format, "it names another store than HEAD"));
+        }
+        let index = Index::new(root, format.store);
+        Ok(Self { root: root.to_owned(), id: format.store, backend, index })
+    }
+
+    /// Stores files or directories as one checkpoint.
+    pub fn put(&self, request: &PutRequest, progress: &dyn Progress) -> Result<PutReport> {
+        put::put(self, request, progress)
+    }
+
+    /// Gives a checkpoint back as files.
+    pub fn get(&self, request: &GetRequest, destination: &Path, progress: &dyn Progress) -> Result<GetReport> {
+        get::get(self, request, destination, progress)
+    }
+
+    /// Writes one file of a checkpoint to a stream.
+    pub fn get_stream(&self, request: &GetRequest, to: &mut dyn Write, progress: &dyn Progress) -> Result<GetReport> {
+        get::get_stream(self, request, to, progress)
+    }
+
+    /// All checkpoints in the order in which they were stored.
+    pub fn checkpoints(&self) -> Result<Vec<Entry>> {
+        Ok(State::load(&self.backend)?.entries)
+    }
+
+    /// The checkpoints of one run, in the order in which they were stored.
+    pub fn checkpoints_of(&self, run: &str) -> Result<Vec<Entry>> {
+        let mut state = State::load(&self.backend)?;
+        if refs::newest(&state, run).is_none() {
+            return Err(refs::no_run(&state, run));
+        }
+        state.entries.retain(|entry| entry.run == run);
+        Ok(state.entries)
+    }
+
+    /// The checkpoint that a ref names.
+    pub fn resolve(&self, reference: &str) -> Result<Entry> {
+        refs::resolve(&State::load(&self.backend)?, reference).cloned()
+    }
+
+    /// The description of a checkpoint.
+    pub fn manifest(&self, id: CheckpointId) -> Result<Manifest> {
+        let key = Key::Manifest(id);
+        let bytes =
+            read_whole(&self.backend, key, OBJECT_BYTES_MAX)?.ok_or_else(|| Error::corrupt(key, "it is missing"))?;
+        let manifest = Manifest::from_bytes(id, &bytes).map_err(|error| error.of(key))?;
+        if manifest.store == self.id { Ok(manifest) } else { Err(Error::corrupt(key, "it belongs to another store")) }
+    }
+
+    /// Drops checkpoints; gc frees their room.
+    pub fn remove(&self, references: &[String]) -> Result<Vec<Entry>> {
+        change::remove(self, references)
+    }
+
+    /// Names a checkpoint.
+    pub fn tag(&self, reference: &str, tag: &str) -> Result<Entry> {
+        change::tag(self, reference, tag)
+    }
+
+    /// Takes a checkpoint's name away.
+    pub fn untag(&self, reference: &str, tag: Option<&str>) -> Result<Entry> {
+        change::untag(self, reference, tag)
+    }
+
+    /// Keeps a checkpoint from every policy, or no longer.
+    pub fn pin(&self, reference: &str, pinned: bool) -> Result<Entry> {
+        change::pin(self, reference, pinned)
+    }
+
+    /// Drops checkpoints by rules and frees what nothing uses.
+    pub fn gc(&self, request: &GcRequest, progress: &dyn Progress) -> Result<GcReport> {
+        gc::gc(self, request, progress)
+    }
+
+    /// What the store holds and what is left of the disk.
+    pub fn stats(&self, progress: &dyn Progress) -> Result<Stats> {
+        stats::stats(self, progress)
+    }
+
+    /// Reads everything back and checks it.
+    pub fn verify(&self, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
+        verify::verify(self, request, progress)
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The store's own name.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &self.backend
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The time for people, in milliseconds since 1970; nothing that must be safe depends on it.
+    pub(crate) fn now_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
