@@ -1,0 +1,223 @@
+//! The command line as clap sees it. The doc comments are the help; docs/cli.md shows them and a test compares. Never runs
+//! anything.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Keeps training checkpoints: cut at tensor borders, each chunk compressed and kept once.
+///
+/// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest), or an id.
+#[derive(Debug, Parser)]
+#[command(name = "ckpt", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Args {
+    /// Where the store is; otherwise the nearest directory `.ckpt` here or above
+    #[arg(long, global = true, value_name = "PATH", env = "CKPT_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+    /// Print one JSON value on stdout instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a store: in --store, or in `.ckpt` here
+    Init,
+    /// Store files or directories as one checkpoint
+    Put(Put),
+    /// Give files back
+    Get(Get),
+    /// List the runs, or the checkpoints of one
+    Ls(Ls),
+    /// Show one checkpoint's files and tensors
+    Show(Show),
+    /// Drop checkpoints; gc frees their room
+    Rm(Rm),
+    /// Name a checkpoint; tagged ones are kept by every rule
+    Tag(Tag),
+    /// Take a tag away
+    Untag(Untag),
+    /// Keep a checkpoint from rm and every rule
+    Pin(Reference),
+    /// Undo pin
+    Unpin(Reference),
+    /// Drop checkpoints by rules, then free what nothing uses
+    Gc(Gc),
+    /// Show what the store holds and what is left of the disk
+    Df,
+    /// Read everything back and check it
+    Verify(Verify),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Put {
+    /// Files or directories
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The run that the checkpoint belongs to, such as `se-st/40k`
+    #[arg(long)]
+    pub run: String,
+    /// The training step; otherwise read from names such as step=35000, checkpoint-500, model_step_10000.pt
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
+    /// A number to remember, such as val_loss=0.31
+    #[arg(long = "metric", value_name = "K=V", value_parser = metric)]
+    pub metrics: Vec<(String, f64)>,
+    /// A text to remember, such as commit=abc123
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub meta: Vec<(String, String)>,
+    /// A name for the checkpoint
+    #[arg(long = "tag", value_name = "T")]
+    pub tags: Vec<String>,
+    /// Take the place of the checkpoint of the same run and step
+    #[arg(long)]
+    pub replace: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Get {
+    /// The checkpoint
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Where to, as with cp: into a directory that exists, else it becomes the file or directory; `-` is stdout
+    pub dest: PathBuf,
+    /// Only files whose path matches
+    #[arg(long = "file", value_name = "GLOB")]
+    pub files: Vec<String>,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Ls {
+    /// List this run's checkpoints
+    pub run: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Show {
+    /// The checkpoint
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// List the tensors as well
+    #[arg(long)]
+    pub tensors: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Rm {
+    /// The checkpoints
+    #[arg(required = true, value_name = "REF")]
+    pub references: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Tag {
+    /// The checkpoint
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// The tag
+    pub name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Untag {
+    /// The checkpoint; RUN@TAG says both
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// The tag
+    pub name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Reference {
+    /// The checkpoint
+    #[arg(value_name = "REF")]
+    pub reference: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Rules are independent: a checkpoint stays when any rule keeps it. The newest of a run, tagged and \
+                        pinned ones always stay. Without any rule no checkpoint is dropped."
+)]
+pub struct Gc {
+    /// Only runs whose name matches
+    #[arg(long, value_name = "GLOB")]
+    pub run: Option<String>,
+    /// Keep the N that were stored last
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<u64>,
+    /// Keep the best K by --metric
+    #[arg(long, value_name = "K", requires = "metric")]
+    pub keep_best: Option<u64>,
+    /// The metric for --keep-best
+    #[arg(long, value_name = "M", requires = "keep_best")]
+    pub metric: Option<String>,
+    /// Which end of the metric is good; otherwise told from its name, as for loss or accuracy
+    #[arg(long, requires = "keep_best")]
+    pub mode: Option<Mode>,
+    /// Keep those whose step is a multiple of STEPS
+    #[arg(long, value_name = "STEPS")]
+    pub keep_every: Option<u64>,
+    /// Keep those not older than this, such as 7d or 12h
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub keep_within: Option<i64>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Mode {
+    Min,
+    Max,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    /// Only this checkpoint
+    #[arg(value_name = "REF")]
+    pub reference: Option<String>,
+    /// Check what there is without reading the chunks
+    #[arg(long)]
+    pub quick: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it has to be KEY=VALUE".into()),
+    }
+}
+
+fn metric(text: &str) -> Result<(String, f64), String> {
+    let (key, value) = key_value(text)?;
+    Ok((key, value.parse().map_err(|_| format!("{value:?} is no number"))?))
+}
+
+/// An age in milliseconds.
+fn age(text: &str) -> Result<i64, String> {
+    let span: jiff::Span = text.parse().map_err(|_| "it has to be an age such as 7d, 12h or 30m".to_owned())?;
+    let duration = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| "months and years have no fixed length; give weeks or days".to_owned())?;
+    if duration.is_negative() {
+        return Err("an age can't be negative".into());
+    }
+    i64::try_from(duration.as_millis()).map_err(|_| "that age is too long".to_owned())
+}

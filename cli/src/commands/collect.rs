@@ -1,0 +1,205 @@
+//! `ckpt rm`, `ckpt gc` and `ckpt df`: what goes, and what room there is.
+
+use std::collections::BTreeMap;
+
+use ckpt_store::{Best, GcRequest, Reason, Rules, Verdict, mode_of, name_of};
+use serde::Serialize;
+
+use super::Context;
+use crate::args::{Gc, Mode, Rm};
+use crate::failure::Failure;
+use crate::output::{CheckpointJson, age, print, print_json, size, table};
+
+#[derive(Serialize)]
+struct GcJson {
+    dry_run: bool,
+    dropped: Vec<VerdictJson>,
+    kept: Vec<VerdictJson>,
+    freed_bytes: u64,
+    packs_deleted: u64,
+    packs_unreadable: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct VerdictJson {
+    #[serde(flatten)]
+    checkpoint: CheckpointJson,
+    reasons: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DfJson {
+    store: String,
+    logical_bytes: u64,
+    stored_bytes: u64,
+    reclaimable_bytes: u64,
+    free_bytes: u64,
+    checkpoints: u64,
+    growth_bytes: Option<u64>,
+    fit_more: Option<u64>,
+    per_run: BTreeMap<String, RunJson>,
+}
+
+#[derive(Serialize)]
+struct RunJson {
+    checkpoints: u64,
+    logical_bytes: u64,
+    added_bytes: u64,
+    written_bytes: u64,
+}
+
+pub fn rm(context: &Context, args: &Rm) -> Result<(), Failure> {
+    let dropped = context.open()?.remove(&args.references)?;
+    if context.json {
+        return print_json(&dropped.iter().map(CheckpointJson::from).collect::<Vec<_>>());
+    }
+    let lines: String = dropped.iter().map(|entry| format!("{}: dropped\n", name_of(entry))).collect();
+    print(&(lines + "`ckpt gc` frees the room that nothing else uses\n"))
+}
+
+pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
+    let rules = Rules {
+        last: args.keep_last,
+        best: best(args.keep_best, args.metric, args.mode)?,
+        every: args.keep_every,
+        within_ms: args.keep_within,
+    };
+    if args.run.is_some() && rules.is_empty() {
+        return Err(Failure::usage(
+            "--run says which runs the rules are for, and there is no rule",
+            "add --keep-last 3, for instance",
+        ));
+    }
+    let request = GcRequest { runs: args.run, rules, dry_run: args.dry_run };
+    let store = context.open()?;
+    let bar = context.bar();
+    let report = store.gc(&request, &bar)?;
+    drop(bar);
+    if context.json {
+        let (kept, dropped): (Vec<&Verdict>, Vec<&Verdict>) = report.verdicts.iter().partition(|verdict| verdict.keep);
+        return print_json(&GcJson {
+            dry_run: request.dry_run,
+            dropped: dropped.into_iter().map(verdict_json).collect(),
+            kept: kept.into_iter().map(verdict_json).collect(),
+            freed_bytes: report.freed_bytes,
+            packs_deleted: report.packs_deleted,
+            packs_unreadable: report.packs_unreadable.iter().map(ToString::to_string).collect(),
+        });
+    }
+    let mut text = String::new();
+    if !report.verdicts.is_empty() {
+        let row = |verdict: &Verdict| {
+            let what = if verdict.keep { "keep" } else { "drop" };
+            vec![what.into(), name_of(&verdict.entry), age(verdict.entry.time_ms), reasons(verdict).join(", ")]
+        };
+        text += &table(&["", "CHECKPOINT", "STORED", "WHY"], &[], report.verdicts.iter().map(row).collect());
+    }
+    let dropped = report.verdicts.iter().filter(|verdict| !verdict.keep).count();
+    let (drops, frees) = if request.dry_run { ("would drop", "would free") } else { ("dropped", "freed") };
+    let noun = if dropped == 1 { "checkpoint" } else { "checkpoints" };
+    text += &format!("{drops} {dropped} {noun}, {frees} {}\n", size(report.freed_bytes));
+    for pack in &report.packs_unreadable {
+        eprintln!("Note: pack {pack} can't be read and was left alone; `ckpt verify` says what needs it");
+    }
+    print(&text)
+}
+
+fn best(count: Option<u64>, metric: Option<String>, mode: Option<Mode>) -> Result<Option<Best>, Failure> {
+    let (Some(count), Some(metric)) = (count, metric) else { return Ok(None) };
+    let mode = match mode {
+        Some(Mode::Min) => Some(ckpt_store::Mode::Min),
+        Some(Mode::Max) => Some(ckpt_store::Mode::Max),
+        None => mode_of(&metric),
+    };
+    let mode = mode.ok_or_else(|| {
+        Failure::usage(
+            format!("whether small or large {metric} is good can't be told from its name"),
+            "add --mode min or --mode max",
+        )
+    })?;
+    Ok(Some(Best { count, metric, mode }))
+}
+
+fn reasons(verdict: &Verdict) -> Vec<String> {
+    let word = |reason: &Reason| match reason {
+        Reason::Newest => "the newest".to_owned(),
+        Reason::Pinned => "pinned".to_owned(),
+        Reason::Tagged(tag) => format!("tagged {tag}"),
+        Reason::Last(count) => format!("among the last {count}"),
+        Reason::Best { metric, rank } => format!("{metric} number {rank}"),
+        Reason::Every(steps) => format!("a step divisible by {steps}"),
+        Reason::Within => "young enough".to_owned(),
+        Reason::NoRule => "no rule keeps it".to_owned(),
+        Reason::NoMetric(metric) => format!("no rule keeps it, and it has no {metric}"),
+    };
+    verdict.reasons.iter().map(word).collect()
+}
+
+fn verdict_json(verdict: &Verdict) -> VerdictJson {
+    VerdictJson { checkpoint: CheckpointJson::from(&verdict.entry), reasons: reasons(verdict) }
+}
+
+pub fn df(context: &Context) -> Result<(), Failure> {
+    let store = context.open()?;
+    let bar = context.bar();
+    let stats = store.stats(&bar)?;
+    drop(bar);
+    let fit_more = stats.growth_bytes.filter(|growth| *growth > 0).map(|growth| stats.free_bytes / growth);
+    if context.json {
+        let per_run = stats.runs.into_iter().map(|(name, run)| {
+            let ckpt_store::RunStats { checkpoints, logical_bytes, added_bytes, written_bytes } = run;
+            (name, RunJson { checkpoints, logical_bytes, added_bytes, written_bytes })
+        });
+        return print_json(&DfJson {
+            store: store.root().display().to_string(),
+            logical_bytes: stats.logical_bytes,
+            stored_bytes: stats.stored_bytes,
+            reclaimable_bytes: stats.reclaimable_bytes,
+            free_bytes: stats.free_bytes,
+            checkpoints: stats.checkpoints,
+            growth_bytes: stats.growth_bytes,
+            fit_more,
+            per_run: per_run.collect(),
+        });
+    }
+    let row = |(name, run): (&String, &ckpt_store::RunStats)| {
+        vec![
+            name.clone(),
+            run.checkpoints.to_string(),
+            size(run.logical_bytes),
+            size(run.added_bytes),
+            size(run.written_bytes),
+        ]
+    };
+    let right = ["CHECKPOINTS", "SIZE", "ADDED", "WRITTEN"];
+    let mut text = String::new();
+    if !stats.runs.is_empty() {
+        text +=
+            &table(&["RUN", "CHECKPOINTS", "SIZE", "ADDED", "WRITTEN"], &right, stats.runs.iter().map(row).collect());
+        text += "\n";
+    }
+    let ratio = if stats.stored_bytes > 0 && stats.logical_bytes > stats.stored_bytes {
+        format!(", {:.1}x smaller", stats.logical_bytes as f64 / stats.stored_bytes as f64)
+    } else {
+        String::new()
+    };
+    let noun = if stats.checkpoints == 1 { "checkpoint" } else { "checkpoints" };
+    text += &format!(
+        "{} {noun} of {} in {}{ratio}\n",
+        stats.checkpoints,
+        size(stats.logical_bytes),
+        size(stats.stored_bytes)
+    );
+    let growth = match (stats.growth_bytes, fit_more) {
+        (Some(growth), Some(more)) => {
+            format!("; {} for each of the last checkpoints, so about {more} more fit", size(growth))
+        }
+        (Some(_), None) => "; the last checkpoints wrote nothing new".into(),
+        (None, _) => String::new(),
+    };
+    text += &format!("{} free on this disk{growth}\n", size(stats.free_bytes));
+    if stats.reclaimable_bytes > 0 {
+        text += &format!("`ckpt gc` would free {}\n", size(stats.reclaimable_bytes));
+    }
+    print(&text)
+}

@@ -1,0 +1,112 @@
+//! One file for each group of commands. Each reads its arguments, calls one verb of the library and prints the answer.
+
+mod collect;
+mod get;
+mod list;
+mod put;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ckpt_store::{Entry, Store, name_of};
+use clap::CommandFactory;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+use crate::output::{CheckpointJson, print, print_json};
+use crate::progress::{Bar, watch_signals};
+
+/// What every command needs.
+pub struct Context {
+    store: Option<PathBuf>,
+    json: bool,
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode, Failure> {
+    watch_signals();
+    let context = Context { store: args.store, json: args.json, quiet: args.quiet };
+    match args.command {
+        Command::Init => init(&context)?,
+        Command::Put(args) => put::run(&context, args)?,
+        Command::Get(args) => get::run(&context, &args)?,
+        Command::Ls(args) => list::ls(&context, &args)?,
+        Command::Show(args) => list::show(&context, &args)?,
+        Command::Rm(args) => collect::rm(&context, &args)?,
+        Command::Tag(args) => {
+            context.changed(&context.open()?.tag(&args.reference, &args.name)?, &format!("tagged {}", args.name))?
+        }
+        Command::Untag(args) => {
+            context.changed(&context.open()?.untag(&args.reference, args.name.as_deref())?, "untagged")?
+        }
+        Command::Pin(args) => context.changed(&context.open()?.pin(&args.reference, true)?, "pinned")?,
+        Command::Unpin(args) => context.changed(&context.open()?.pin(&args.reference, false)?, "unpinned")?,
+        Command::Gc(args) => collect::gc(&context, args)?,
+        Command::Df => collect::df(&context)?,
+        Command::Verify(args) => return verify::run(&context, args),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);
+            print(&String::from_utf8_lossy(&script))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Context {
+    fn open(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.locate()?)?)
+    }
+
+    fn bar(&self) -> Bar {
+        Bar::new(self.quiet || self.json)
+    }
+
+    /// The store that was named, or the nearest `.ckpt` here or above.
+    fn locate(&self) -> Result<PathBuf, Failure> {
+        if let Some(store) = &self.store {
+            return local(store);
+        }
+        let here = std::env::current_dir().map_err(|error| ckpt_store::Error::io("read", Path::new("."), error))?;
+        let found =
+            here.ancestors().map(|directory| directory.join(".ckpt")).find(|store| store.join("FORMAT").exists());
+        found.ok_or_else(|| {
+            let name = format!("here or above ({})", here.display());
+            ckpt_store::Error::NotFound { thing: ckpt_store::Thing::Store, name, near: Vec::new() }.into()
+        })
+    }
+
+    /// Says what a command did to one checkpoint.
+    fn changed(&self, entry: &Entry, what: &str) -> Result<(), Failure> {
+        if self.json {
+            // As it is now, not as it was when the command read it.
+            let now = self.open()?.resolve(&entry.id.to_string())?;
+            return print_json(&CheckpointJson::from(&now));
+        }
+        print(&format!("{}: {what}\n", name_of(entry)))
+    }
+}
+
+fn local(path: &Path) -> Result<PathBuf, Failure> {
+    if path.as_os_str().is_empty() {
+        return Err(Failure::usage("the name of the store is empty", "give --store a directory, or unset CKPT_STORE"));
+    }
+    match path.to_str().and_then(|text| text.split_once("://")) {
+        Some((scheme, _)) => Err(Failure::usage(
+            format!("{} is not a directory: this version has no {scheme} stores", path.display()),
+            "give --store a directory",
+        )),
+        None => Ok(path.to_owned()),
+    }
+}
+
+fn init(context: &Context) -> Result<(), Failure> {
+    let root = context.store.as_deref().map_or_else(|| Ok(PathBuf::from(".ckpt")), local)?;
+    let store = Store::init(&root)?;
+    if context.json {
+        return print_json(&serde_json::json!({ "store": root.display().to_string(), "id": store.id().to_string() }));
+    }
+    print(&format!("made a store in {}\n", root.display()))
+}

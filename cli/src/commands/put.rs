@@ -1,0 +1,62 @@
+//! `ckpt put`.
+
+use ckpt_store::{PutReport, PutRequest};
+use serde::Serialize;
+
+use super::Context;
+use crate::args::Put;
+use crate::failure::Failure;
+use crate::output::{CheckpointJson, print, print_json, size};
+use crate::step;
+
+#[derive(Serialize)]
+struct PutJson {
+    #[serde(flatten)]
+    checkpoint: CheckpointJson,
+    new_bytes: u64,
+    chunks: u64,
+    new_chunks: u64,
+    seconds: f64,
+}
+
+pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
+    let store = context.open()?;
+    let request = PutRequest {
+        step: args.step.or_else(|| step::from_paths(&args.paths)),
+        paths: args.paths,
+        run: args.run,
+        metrics: args.metrics.into_iter().collect(),
+        meta: args.meta.into_iter().collect(),
+        tags: args.tags.into_iter().collect(),
+        replace: args.replace,
+    };
+    let bar = context.bar();
+    let report = store.put(&request, &bar)?;
+    drop(bar);
+    if context.json {
+        return print_json(&PutJson {
+            checkpoint: CheckpointJson::from(&report.entry),
+            new_bytes: report.entry.added_bytes,
+            chunks: report.chunks,
+            new_chunks: report.new_chunks,
+            seconds: report.seconds,
+        });
+    }
+    print(&line(&report))
+}
+
+fn line(report: &PutReport) -> String {
+    let entry = &report.entry;
+    let name = match entry.step {
+        Some(_) => ckpt_store::name_of(entry),
+        None => format!("{} ({})", entry.run, entry.id),
+    };
+    format!(
+        "{name}: {} in {:.2} s, {} already stored, {} new, {} written\n",
+        size(entry.logical_bytes),
+        report.seconds,
+        size(entry.logical_bytes.saturating_sub(entry.added_bytes)),
+        size(entry.added_bytes),
+        size(entry.written_bytes),
+    )
+}

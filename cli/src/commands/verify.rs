@@ -1,0 +1,84 @@
+//! `ckpt verify`.
+
+use std::process::ExitCode;
+
+use ckpt_store::{Damage, VerifyRequest};
+use serde::Serialize;
+
+use super::Context;
+use crate::args::Verify;
+use crate::failure::Failure;
+use crate::output::{print, print_json, printable, size};
+
+#[derive(Serialize)]
+struct VerifyJson {
+    checkpoints: u64,
+    chunks: u64,
+    bytes: u64,
+    damaged: Vec<DamageJson>,
+    damaged_objects: Vec<ObjectJson>,
+}
+
+#[derive(Serialize)]
+struct DamageJson {
+    checkpoint: String,
+    file: String,
+    tensor: Option<String>,
+    chunk: String,
+    pack: Option<String>,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct ObjectJson {
+    object: String,
+    reason: String,
+}
+
+/// Exit code for damage.
+const DAMAGED: u8 = 4;
+
+pub fn run(context: &Context, args: Verify) -> Result<ExitCode, Failure> {
+    let store = context.open()?;
+    let bar = context.bar();
+    let report = store.verify(&VerifyRequest { reference: args.reference, quick: args.quick }, &bar)?;
+    drop(bar);
+    let code = if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) };
+    if context.json {
+        print_json(&VerifyJson {
+            checkpoints: report.checkpoints,
+            chunks: report.chunks,
+            bytes: report.bytes,
+            damaged: report.damaged.iter().map(damage_json).collect(),
+            damaged_objects: report.objects.into_iter().map(|(object, reason)| ObjectJson { object, reason }).collect(),
+        })?;
+        return Ok(code);
+    }
+    let mut text = String::new();
+    for (object, reason) in &report.objects {
+        text += &format!("damaged: {object}: {}\n", printable(reason));
+    }
+    for damage in &report.damaged {
+        text += &format!("damaged: {}\n", printable(&damage.to_string()));
+    }
+    let read = if args.quick { "looked at".to_owned() } else { format!("read {} of", size(report.bytes)) };
+    let noun = if report.checkpoints == 1 { "checkpoint" } else { "checkpoints" };
+    let verdict = if report.is_sound() { "all sound" } else { "damage found" };
+    text += &format!("{read} {} chunks of {} {noun}: {verdict}\n", report.chunks, report.checkpoints);
+    print(&text)?;
+    if !report.is_sound() {
+        eprintln!("Hint: putting the same files again heals every checkpoint that shares the damaged chunks");
+    }
+    Ok(code)
+}
+
+fn damage_json(damage: &Damage) -> DamageJson {
+    DamageJson {
+        checkpoint: damage.checkpoint.clone(),
+        file: damage.file.clone(),
+        tensor: damage.tensor.clone(),
+        chunk: damage.chunk.to_string(),
+        pack: damage.pack.map(|pack| pack.to_string()),
+        reason: damage.reason.clone(),
+    }
+}

@@ -1,0 +1,120 @@
+//! What the command says and how it exits when something went wrong: `Error:`, `Caused by:`, `Hint:`, and the exit codes of
+//! docs/cli.md. The only place where hints are written.
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use ckpt_store::{Error, Thing};
+
+/// Why a command ends without having done what it was asked to.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library's word.
+    Store(Error),
+    /// A mistake in how the command was called.
+    Usage { message: String, hint: Option<String> },
+    /// Whoever reads stdout has gone away.
+    BrokenPipe,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Unavailable { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl Failure {
+    /// A mistake in how the command was called.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Prints it to stderr and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::BrokenPipe => ExitCode::SUCCESS,
+            Self::Usage { message, hint } => {
+                eprintln!("Error: {message}");
+                if let Some(hint) = hint {
+                    eprintln!("Hint: {hint}");
+                }
+                ExitCode::from(2)
+            }
+            Self::Store(error) => {
+                eprintln!("Error: {error}");
+                let mut cause = error.source();
+                while let Some(source) = cause {
+                    eprintln!("Caused by: {source}");
+                    cause = source.source();
+                }
+                if let Error::Damaged(places) = error {
+                    places.iter().skip(1).take(20).for_each(|place| eprintln!("  also {place}"));
+                    if places.len() > 21 {
+                        eprintln!("  and {} more", places.len() - 21);
+                    }
+                }
+                if let Some(hint) = hint(error) {
+                    eprintln!("Hint: {hint}");
+                }
+                ExitCode::from(code(error))
+            }
+        }
+    }
+}
+
+fn code(error: &Error) -> u8 {
+    match error {
+        Error::NotFound { .. } => 3,
+        Error::Exists { .. } => 7,
+        Error::Busy(_) | Error::Unavailable { .. } => 6,
+        Error::Invalid(_) => 2,
+        Error::NoSpace { .. } => 5,
+        Error::Corrupt { .. } | Error::Damaged(_) => 4,
+        // As shells count a process that Ctrl-C ended.
+        Error::Interrupted => 130,
+        _ => 1,
+    }
+}
+
+fn hint(error: &Error) -> Option<String> {
+    let hint = match error {
+        Error::NotFound { near, .. } if !near.is_empty() => format!("did you mean {}?", near.join(" or ")),
+        Error::NotFound { thing: Thing::Store, .. } => {
+            "`ckpt init` makes one; `--store` or CKPT_STORE says where it is".into()
+        }
+        Error::NotFound { thing: Thing::Run, .. } => "`ckpt ls` lists the runs".into(),
+        Error::NotFound { thing: Thing::Checkpoint, name, .. } => match name.split_once('@') {
+            Some((run, _)) => format!("`ckpt ls {run}` lists its checkpoints"),
+            None => "`ckpt ls RUN` lists a run's checkpoints, with `--json` their ids".into(),
+        },
+        Error::NotFound { thing: Thing::Destination, .. } => "make the directory first".into(),
+        Error::Exists { thing: Thing::Checkpoint, .. } => {
+            "`--replace` takes its place; another `--run` or `--step` keeps both".into()
+        }
+        Error::Exists { thing: Thing::Destination, .. } => "`--force` replaces it".into(),
+        Error::Exists { thing: Thing::Store, .. } => "it can be used as it is".into(),
+        Error::NoSpace { .. } => {
+            "nothing was changed. `ckpt df` shows what takes the room, `ckpt gc --keep-last 3 --dry-run` what could go"
+                .into()
+        }
+        Error::Changed { .. } => "nothing was stored. Put it again once it is no longer written to".into(),
+        Error::Damaged(_) => {
+            "`ckpt verify` names all damage. Putting the same files again heals every checkpoint that shares them"
+                .into()
+        }
+        Error::Corrupt { .. } => "`ckpt verify` names all damage".into(),
+        Error::Invalid(message) if message.ends_with("is pinned") => "`ckpt unpin` it first".into(),
+        Error::Unsupported(_) => "use the version of ckpt that wrote the store, or a newer one".into(),
+        Error::Unavailable { source, .. } => match source.kind() {
+            std::io::ErrorKind::PermissionDenied => "check who owns the files and what they allow".into(),
+            std::io::ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only".into(),
+            _ => return None,
+        },
+        Error::Interrupted => "nothing was changed; what was half written goes with the next `ckpt gc`".into(),
+        _ => return None,
+    };
+    Some(hint)
+}

@@ -1,0 +1,86 @@
+//! Progress bars on stderr when that is a terminal, and the flag that Ctrl-C sets. Never prints to stdout.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ckpt_store::{Notice, Progress, Stage};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes Ctrl-C and SIGTERM ask the work to stop; a second one ends the process at once, which is safe as well.
+pub fn watch_signals() {
+    let handler = || {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    };
+    // Without a handler the signal ends the process, and the store stays sound all the same.
+    let _ = ctrlc::set_handler(handler);
+}
+
+/// Progress for a person.
+pub struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    /// A bar, invisible when `quiet` or when stderr is no terminal.
+    pub fn new(quiet: bool) -> Self {
+        let shown = !quiet && std::io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        Self { bar: ProgressBar::with_draw_target(Some(0), target) }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, stage: Stage, bytes: u64) {
+        let (name, counted) = match stage {
+            Stage::Hash => ("reading", false),
+            Stage::Write => ("storing", false),
+            Stage::Read => ("restoring", false),
+            Stage::Verify => ("verifying", false),
+            Stage::Mark => ("marking", true),
+            Stage::Index => ("indexing", true),
+            _ => ("working", true),
+        };
+        let numbers = if counted {
+            "{pos}/{len}"
+        } else {
+            "{decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"
+        };
+        let template = format!("{name:<10} {{bar:30}} {numbers}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            self.bar.set_style(style);
+        }
+        self.bar.reset();
+        self.bar.set_length(bytes);
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn notice(&self, notice: Notice) {
+        let text = match notice {
+            Notice::IndexRebuilt { reason } => format!("Note: the index is being made anew from the packs ({reason})"),
+            Notice::IndexBehind { reason } => {
+                format!("Note: the index will be brought up to date by the next put ({reason})")
+            }
+            _ => return,
+        };
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    fn interrupted(&self) -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
+}
