@@ -1,0 +1,5 @@
+//! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
+
+pub mod disk;
+pub mod run;
+pub mod sample;

@@ -1,0 +1,1 @@
+//! Makes checkpoints of known content.

@@ -1,0 +1,1 @@
+//! A flipped or missing byte in each kind of file is seen; deleting the index changes nothing.

@@ -1,0 +1,1 @@
+//! Trees of files: empty ones, links, modes, odd names, thousands of small ones.

@@ -1,0 +1,1 @@
+//! Golden files of every stored kind, written by earlier versions.

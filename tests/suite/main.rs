@@ -1,0 +1,13 @@
+//! The tests of ckpt as a whole, one file for each kind of doubt.
+
+mod bad_input;
+mod cli;
+mod crash;
+mod damage;
+mod files;
+mod golden;
+mod model;
+mod processes;
+mod protocol;
+mod tidy;
+mod writers;

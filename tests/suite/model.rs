@@ -1,0 +1,1 @@
+//! Random operations against a map, every get compared byte for byte.

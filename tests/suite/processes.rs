@@ -1,0 +1,1 @@
+//! Several real processes on one store, and processes that are killed.

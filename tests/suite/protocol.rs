@@ -1,0 +1,1 @@
+//! Both orders of put and gc on one pack, and the other races of HEAD, step by step.

@@ -1,0 +1,1 @@
+//! Habits as tests: import direction, file length, banned calls, docs that match.

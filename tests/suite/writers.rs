@@ -1,0 +1,1 @@
+//! Files written by real torch.save and safetensors.
