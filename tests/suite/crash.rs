@@ -1,1 +1,338 @@
-//! Crash images through the disk seam: cut after every write, fsync and rename of put, gc and the rest.
+//! Crash images through the disk seam: what a power cut leaves after every single change that an operation makes, in every
+//! kind of loss, must be the store before the operation or after it. And every single call that fails in turn.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use ckpt_store::{Entry, Error, PutRequest, Quiet, Result, Store};
+use ckpt_tests::disk::{Change, FailingDisk, RecordingDisk};
+use ckpt_tests::image::{self, Directory, LOSSES};
+use ckpt_tests::sample::{Node, Tree, noise, torch_zip};
+use ckpt_tests::world::{World, assert_sound, assert_swept, gc, head, keep_last, packs, tensors};
+
+/// An operation: what is there before, and what is done then. What it says of its own failure is what matters here.
+struct Operation {
+    prepare: fn(&mut World, &Store),
+    request: fn(&World) -> PutRequest,
+    run: fn(&Store, &PutRequest) -> Result<()>,
+}
+
+/// What is in the index when the power comes back: RocksDB keeps its own promises, so all that matters is which time it
+/// is from.
+#[derive(Debug, Clone, Copy)]
+enum Index {
+    Absent,
+    Before,
+    After,
+}
+
+const INDEXES: [Index; 3] = [Index::Absent, Index::Before, Index::After];
+
+fn put(store: &Store, request: &PutRequest) -> Result<()> {
+    store.put(request, &Quiet).map(drop)
+}
+
+fn folder(seed: u64) -> Tree {
+    Tree::directory()
+        .with("model.pt", Node::File(torch_zip(&[(1, 9000), (seed, 9000)]), 0o640))
+        .with("notes", Node::Directory(0o755))
+        .with("notes/log.txt", Node::File(noise(seed, 30), 0o600))
+        .with("optimizer.bin", Node::File(noise(seed + 1, 100_000), 0o644))
+        .with("last", Node::Link("model.pt".into()))
+}
+
+/// Three checkpoints of one run; the first two share a tensor.
+fn three(world: &mut World, store: &Store) {
+    world.put_tree(store, "a", 1, &tensors(&[1, 2]));
+    world.put_tree(store, "a", 2, &tensors(&[1, 3]));
+    world.put_tree(store, "a", 3, &folder(4));
+}
+
+const PUT_NEW: Operation = Operation { prepare: three, request: |world| world.request("b", 1, &folder(10)), run: put };
+
+const PUT_REUSING: Operation =
+    Operation { prepare: three, request: |world| world.request("b", 1, &tensors(&[3, 20, 1])), run: put };
+
+const PUT_REPLACING: Operation = Operation {
+    prepare: three,
+    request: |world| PutRequest { replace: true, ..world.request("a", 2, &tensors(&[2, 30])) },
+    run: put,
+};
+
+/// Folds the catalog: more changes than HEAD carries, in a store that has a catalog already.
+const PUT_FOLDING: Operation = Operation {
+    prepare: |world, store| {
+        three(world, store);
+        let request = PutRequest { tags: many_tags(), ..world.request("a", 4, &tensors(&[1, 4])) };
+        world.put(store, &request).unwrap();
+    },
+    request: |world| PutRequest { tags: many_tags(), ..world.request("b", 1, &tensors(&[1, 40])) },
+    run: put,
+};
+
+const GC: Operation = Operation {
+    prepare: |world, store| {
+        three(world, store);
+        world.put_tree(store, "a", 4, &tensors(&[4, 5]));
+        world.put_tree(store, "b", 1, &tensors(&[50, 2]));
+    },
+    request: |_| PutRequest::default(),
+    run: |store, _| store.gc(&keep_last(1), &Quiet).map(drop),
+};
+
+const RM: Operation = Operation {
+    prepare: three,
+    request: |_| PutRequest::default(),
+    run: |store, _| store.remove(&["a@1".into(), "a@3".into()]).map(drop),
+};
+
+const TAG: Operation = Operation {
+    prepare: |world, store| {
+        three(world, store);
+        store.tag("a@1", "good").unwrap();
+    },
+    request: |_| PutRequest::default(),
+    run: |store, _| store.tag("a@2", "good").map(drop),
+};
+
+fn many_tags() -> std::collections::BTreeSet<String> {
+    (0..70).map(|nr| format!("tag-{nr}")).collect()
+}
+
+#[test]
+fn a_put_of_new_content_is_done_or_not() {
+    cut_everywhere(&PUT_NEW);
+}
+
+#[test]
+fn a_put_that_reuses_is_done_or_not() {
+    cut_everywhere(&PUT_REUSING);
+}
+
+#[test]
+fn a_put_that_replaces_is_done_or_not() {
+    cut_everywhere(&PUT_REPLACING);
+}
+
+#[test]
+fn a_put_that_folds_the_catalog_is_done_or_not() {
+    cut_everywhere(&PUT_FOLDING);
+}
+
+#[test]
+fn a_gc_is_done_or_not() {
+    cut_everywhere(&GC);
+}
+
+#[test]
+fn rm_and_tag_are_done_or_not() {
+    cut_everywhere(&RM);
+    cut_everywhere(&TAG);
+}
+
+#[test]
+fn an_init_is_done_or_can_be_done_again() {
+    let mut world = World::default();
+    let disk = RecordingDisk::new(&world.root());
+    Store::init_on(&world.root(), disk.clone()).unwrap();
+    let log = disk.log();
+    let root = world.fresh("image");
+    for cut in 0..=log.len() {
+        let directory = Directory::after(&log[..cut]);
+        for loss in LOSSES {
+            let what = format!("init cut after {cut} of {}, {loss:?}", log.len());
+            image::write(&directory.cut(loss, cut as u64), &root);
+            if cut == log.len() {
+                Store::open(&root).unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            let store = match Store::init(&root) {
+                Err(Error::Exists { .. }) => Store::open(&root),
+                other => other,
+            };
+            let store = store.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let entry = world.put_tree(&store, "a", 1, &tensors(&[1]));
+            world.assert_exact(&store, &[entry], &what);
+            gc(&store).unwrap();
+            assert_swept(&store, &what);
+            fs::remove_dir_all(&root).unwrap();
+        }
+    }
+}
+
+/// Records an operation, and looks at what a power cut leaves after each of its changes.
+fn cut_everywhere(operation: &Operation) {
+    let mut world = World::default();
+    let root = world.root();
+    let disk = RecordingDisk::new(&root);
+    let store = Store::init_on(&root, disk.clone()).unwrap();
+    (operation.prepare)(&mut world, &store);
+    let before = store.checkpoints().unwrap();
+    let indexes = [world.fresh("index"), world.fresh("index")];
+    image::copy(&root.join("index"), &indexes[0]);
+    let begin = disk.log().len();
+    let request = (operation.request)(&world);
+    (operation.run)(&store, &request).unwrap();
+    let log = disk.log();
+    let after = store.checkpoints().unwrap();
+    image::copy(&root.join("index"), &indexes[1]);
+    learn(&mut world, &before, &after, &request);
+
+    let at = world.fresh("image");
+    let mut seen = HashSet::new();
+    let mut directory = Directory::after(&log[..begin]);
+    for cut in begin..=log.len() {
+        if cut > begin {
+            assert_announced(&directory, &log[cut - 1]);
+            directory.apply(&log[cut - 1]);
+        }
+        let is_whole = cut == log.len();
+        for (nr, loss) in LOSSES.into_iter().enumerate() {
+            let image = directory.cut(loss, cut as u64);
+            // What was reported as done has to be there with every index; before that they take turns.
+            for index in if is_whole { &INDEXES[..] } else { &INDEXES[(cut + nr) % 3..][..1] } {
+                if !seen.insert((image::digest(&image), is_whole)) && !is_whole {
+                    continue;
+                }
+                let what = format!("cut after change {} of {}, {loss:?}, {index:?}", cut - begin, log.len() - begin);
+                image::write(&image, &at);
+                put_index(&at, *index, &indexes);
+                let allowed: &[&[Entry]] = if is_whole { &[&after] } else { &[&before, &after] };
+                let store = assert_state(&mut world, &at, allowed, &what);
+                assert_usable(&mut world, &store, &request, &what);
+                fs::remove_dir_all(&at).unwrap();
+            }
+        }
+    }
+    assert!(seen.len() > 10, "only {} images of {} changes were looked at", seen.len(), log.len() - begin);
+}
+
+/// Remembers what the operation stored, if it was a put.
+fn learn(world: &mut World, before: &[Entry], after: &[Entry], request: &PutRequest) {
+    assert_ne!(before, after, "the operation does nothing");
+    if let Some(entry) = after.iter().find(|entry| before.iter().all(|old| old.id != entry.id)) {
+        world.trees.insert(entry.id, Tree::read(&request.paths[0]));
+    }
+}
+
+/// No pack is unlinked unless the HEAD that would survive says that it is being deleted.
+fn assert_announced(directory: &Directory, change: &Change) {
+    let Change::Remove(path) = change else { return };
+    if path.starts_with("packs") {
+        let deleting = &head(directory.durable(Path::new("HEAD")).expect("HEAD is durable"))["deleting"];
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(deleting.as_array().unwrap().contains(&name.into()), "{path:?} is unlinked, HEAD lists {deleting}");
+    }
+}
+
+fn put_index(root: &Path, index: Index, copies: &[std::path::PathBuf; 2]) {
+    fs::remove_dir_all(root.join("index")).unwrap();
+    match index {
+        Index::Absent => {}
+        Index::Before => image::copy(&copies[0], &root.join("index")),
+        Index::After => image::copy(&copies[1], &root.join("index")),
+    }
+}
+
+/// The store holds one of the allowed states, bit-exact.
+fn assert_state(world: &mut World, root: &Path, allowed: &[&[Entry]], what: &str) -> Store {
+    let store = Store::open(root).unwrap_or_else(|error| panic!("{what}: open: {error}"));
+    let entries = store.checkpoints().unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(allowed.contains(&&entries[..]), "{what}: neither the old state nor the new one: {entries:#?}");
+    world.assert_exact(&store, &entries, what);
+    assert_sound(&store, what);
+    store
+}
+
+/// The store goes on: the same put again, a gc that clears every leftover, and nothing is lost by either.
+fn assert_usable(world: &mut World, store: &Store, request: &PutRequest, what: &str) {
+    let seq = |store: &Store| ckpt_tests::world::head_of(store.root())["seq"].as_u64().unwrap();
+    let began = seq(store);
+    let again = match request.paths.is_empty() {
+        true => PutRequest { replace: true, ..world.request("a", 1, &tensors(&[1, 2, 60])) },
+        false => PutRequest { replace: true, ..request.clone() },
+    };
+    let entry = world.put(store, &again).unwrap_or_else(|error| panic!("{what}: put again: {error}"));
+    assert!(seq(store) > began, "{what}: HEAD's seq must grow");
+    world.assert_exact(store, &[entry], what);
+    let report = gc(store).unwrap_or_else(|error| panic!("{what}: gc: {error}"));
+    assert!(report.packs_unreadable.is_empty(), "{what}: {report:?}");
+    assert_swept(store, what);
+    assert_sound(store, what);
+}
+
+#[test]
+fn a_put_survives_every_failing_call() {
+    fail_everywhere(&PUT_REUSING);
+    fail_everywhere(&PUT_REPLACING);
+}
+
+#[test]
+fn folding_survives_every_failing_call() {
+    fail_everywhere(&PUT_FOLDING);
+}
+
+#[test]
+fn a_gc_survives_every_failing_call() {
+    fail_everywhere(&GC);
+}
+
+#[test]
+fn a_tag_survives_every_failing_call() {
+    fail_everywhere(&TAG);
+}
+
+/// Lets each call of an operation fail in turn: with an I/O error, on a disk that is full for a moment, on one that stays so.
+fn fail_everywhere(operation: &Operation) {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    let mut world = World::default();
+    let store = Store::init(&world.root()).unwrap();
+    (operation.prepare)(&mut world, &store);
+    let before = store.checkpoints().unwrap();
+    let request = (operation.request)(&world);
+    let is_put = !request.paths.is_empty();
+    let root = world.fresh("copy");
+    for (errno, lasting) in [(EIO, false), (ENOSPC, false), (ENOSPC, true)] {
+        for call in 0.. {
+            image::copy(&world.root(), &root);
+            let (disk, failing) = FailingDisk::new(call, errno, lasting);
+            let outcome = (operation.run)(&Store::open_on(&root, disk).unwrap(), &request);
+            let Some(failed) = failing.failed() else {
+                outcome.unwrap();
+                assert!(call > 5, "only {call} calls were made to fail");
+                break;
+            };
+            let what = format!("call {call} fails with {errno}, lasting {lasting}: {failed}");
+            match outcome {
+                Err(Error::NoSpace { .. }) if errno == ENOSPC => {}
+                Err(Error::Unavailable { .. }) if errno == EIO => {}
+                other => panic!("{what}: {other:?}"),
+            }
+            let after = Store::open(&root).unwrap().checkpoints().unwrap();
+            if failing.head_was_renamed() {
+                // Then nobody can say whether it is done, and either answer is right.
+                if after != before {
+                    learn(&mut world, &before, &after, &request);
+                }
+            } else {
+                assert_eq!(after, before, "{what}: a failed operation left its mark");
+            }
+            if is_put {
+                let left = ckpt_tests::world::names(&root, "tmp");
+                assert!(left.is_empty(), "{what}: tmp holds {left:?}");
+            }
+            let store = assert_state(&mut world, &root, &[&after], &what);
+            match (operation.run)(&store, &request) {
+                Ok(()) => {}
+                Err(Error::Exists { .. }) if after != before => {}
+                other => panic!("{what}: trying again: {other:?}"),
+            }
+            assert_usable(&mut world, &store, &request, &what);
+            fs::remove_dir_all(&root).unwrap();
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+    assert!(!packs(&world.root()).is_empty());
+}
