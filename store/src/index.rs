@@ -302,6 +302,8 @@ fn options() -> Options {
     options.set_log_level(LogLevel::Error);
     options.set_keep_log_file_num(1);
     options.set_max_open_files(256);
+    // Opening a handful of tables needs no pool of threads.
+    options.set_max_file_opening_threads(1);
     options.set_stats_dump_period_sec(0);
     options.set_skip_stats_update_on_db_open(true);
     // Each put adds one small table. Merging tables of like size keeps the cost per key logarithmic, where levels would

@@ -24,8 +24,19 @@ pub const LITERAL_CDC_BYTES: (usize, usize, usize) = (16 << 10, 64 << 10, 256 <<
 /// Opaque files up to this many bytes go with the literals. *Format.*
 pub const SMALL_FILE_BYTES: u64 = 64 << 10;
 
-/// The most bytes of a safetensors header that are parsed; the format's own limit.
-pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Literals above this many bytes (a pickle that holds arrays) are cut for themselves with [`CDC_BYTES`]. *Format.* In the
+/// literal stream they would be cut four times as fine.
+pub const LITERAL_BYTES_MAX: u64 = 4 << 20;
+
+/// The most bytes of a safetensors header that are parsed. The format allows 100 MB; a hostile header of 32 MiB (half a million
+/// tensors) takes 130 MB of memory to parse, real ones have at most a few MB.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 32 << 20;
+
+/// The most dimensions of a tensor.
+pub const DIMENSIONS_MAX: usize = 64;
+
+/// The most bytes of a file's zip directories that are read.
+pub const ZIP_DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 
 /// The most records of a zip directory that are split at; an archive with more is cut by content.
 pub const ZIP_RECORDS_MAX: usize = 200_000;

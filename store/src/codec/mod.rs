@@ -183,7 +183,7 @@ fn shape_of(dtype: Dtype) -> Shape {
     Shape { width, rotated }
 }
 
-/// Decodes chunks. Holds a zstd context and a buffer of at most 1.2 MiB.
+/// Decodes chunks. Holds a zstd context, tables of 20 KiB and a buffer of at most 1.2 MiB.
 pub struct Decoder {
     planes: planes::Reader,
 }

@@ -24,11 +24,7 @@ use rayon::prelude::*;
 
 use self::plan::Plan;
 use super::{Dtype, Kind, Segment, Source, Split, cdc};
-use crate::limits::{CDC_BYTES, SMALL_FILE_BYTES, SMALL_TENSOR_BYTES};
-
-/// Literals above this many bytes (a pickle that holds arrays) are cut for themselves and not in the literal stream, where
-/// they would be cut four times as fine.
-const LITERAL_BYTES_MAX: u64 = 4 << 20;
+use crate::limits::{CDC_BYTES, LITERAL_BYTES_MAX, SMALL_FILE_BYTES, SMALL_TENSOR_BYTES};
 
 /// The chunks of a checkpoint and where its segments lie in them.
 #[derive(Debug, Clone, PartialEq, Eq)]

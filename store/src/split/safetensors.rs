@@ -12,14 +12,7 @@ use serde::Deserializer as _;
 use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Dtype, Format, Found, HEAD_BYTES, Kind, Source, Split, fill_gaps};
-use crate::limits::SAFETENSORS_HEADER_BYTES_MAX;
-
-/// The most bytes of a header that are parsed, below the format's own limit: about 300,000 tensors of usual names. Files
-/// above it are cut by content. Bounds what one hostile file can make a split hold in memory: 130 MB, measured.
-const HEADER_BYTES_PARSED_MAX: u64 = 32 << 20;
-
-/// The most dimensions of one tensor. Frameworks stop at 64; a hostile shape may not turn two bytes of JSON into eight.
-const DIMENSIONS_MAX: usize = 64;
+use crate::limits::{DIMENSIONS_MAX, SAFETENSORS_HEADER_BYTES_MAX};
 
 /// Bytes of the length before the header.
 const LENGTH_BYTES: u64 = 8;
@@ -47,7 +40,7 @@ pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
 fn header_len(head: &[u8]) -> Option<u64> {
     let length = head.first_chunk::<{ LENGTH_BYTES as usize }>()?;
     let len = u64::from_le_bytes(*length);
-    (2..=SAFETENSORS_HEADER_BYTES_MAX.min(HEADER_BYTES_PARSED_MAX)).contains(&len).then_some(len)
+    (2..=SAFETENSORS_HEADER_BYTES_MAX).contains(&len).then_some(len)
 }
 
 /// Moves the tensors to where the data begins and fills the gaps.

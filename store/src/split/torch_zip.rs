@@ -11,11 +11,7 @@ use std::io;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ReaderAt, ZipFileHeaderRecord, ZipLocator};
 
 use super::{Format, Found, Kind, Source, Split, fill_gaps};
-use crate::limits::{SMALL_FILE_BYTES, ZIP_RECORDS_MAX};
-
-/// The most bytes of central directory that are read of one file. Names stand in it, so this bounds the memory they take;
-/// a record of torch's costs about 70.
-const DIRECTORY_BYTES_MAX: u64 = 64 << 20;
+use crate::limits::{SMALL_FILE_BYTES, ZIP_DIRECTORY_BYTES_MAX, ZIP_RECORDS_MAX};
 
 /// How far from the end the directory's end record is searched: its 22 bytes and the longest comment.
 const SEARCH_BYTES: u64 = 22 + 65_535;
@@ -29,7 +25,7 @@ pub(super) fn looks_like(head: &[u8]) -> bool {
 pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
     let size = source.size();
     let mut archives: Vec<Archive> = Vec::new();
-    let mut budget = Budget { records: ZIP_RECORDS_MAX, directory_bytes: DIRECTORY_BYTES_MAX };
+    let mut budget = Budget { records: ZIP_RECORDS_MAX, directory_bytes: ZIP_DIRECTORY_BYTES_MAX };
     let mut buf = vec![0; RECOMMENDED_BUFFER_SIZE];
     let mut end = size;
     while end > 0 {
