@@ -6,25 +6,16 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ckpt_store::{GetRequest, PutReport, PutRequest, Quiet, Store, VerifyReport, VerifyRequest};
 use tempfile::TempDir;
 
+use crate::run::{Ran, on, run};
+
 /// A temporary directory with a store in it; gone when dropped.
 pub struct Lab {
     dir: TempDir,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Exit code; -1 for a process that a signal ended.
-    pub code: i32,
-    /// What it printed.
-    pub stdout: String,
-    /// What it said.
-    pub stderr: String,
 }
 
 /// What is at one path of a tree: everything that a get has to bring back.
@@ -36,14 +27,6 @@ pub enum Node {
     Directory(u32, i64),
     /// A link and its target.
     Link(Vec<u8>),
-}
-
-/// The command as it was built beside the tests.
-pub fn binary() -> PathBuf {
-    let exe = std::env::current_exe().expect("the test knows its own path");
-    let built = exe.parent().and_then(Path::parent).expect("tests lie in deps/").join("ckpt");
-    assert!(built.exists(), "{} is missing: build with `cargo build --release --workspace`", built.display());
-    built
 }
 
 /// Bytes that don't compress, the same ones for the same seed.
@@ -209,9 +192,8 @@ impl Lab {
 
     /// The command on this store, to be run in the directory.
     pub fn command(&self, args: &[&dyn AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(binary());
-        command.arg("--store").arg(self.store()).args(args).current_dir(self.dir());
-        command.env_remove("CKPT_STORE").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = on(&self.store());
+        command.args(args).current_dir(self.dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -221,12 +203,12 @@ impl Lab {
     }
 
     /// Runs the command to its end.
-    pub fn run(&self, args: &[&dyn AsRef<OsStr>]) -> Outcome {
-        Outcome::of(self.command(args).output().expect("the command starts"))
+    pub fn run(&self, args: &[&dyn AsRef<OsStr>]) -> Ran {
+        run(&mut self.command(args))
     }
 
     /// Runs the command, which must succeed.
-    pub fn ok(&self, args: &[&dyn AsRef<OsStr>]) -> Outcome {
+    pub fn ok(&self, args: &[&dyn AsRef<OsStr>]) -> Ran {
         self.run(args).expect(0)
     }
 
@@ -243,7 +225,7 @@ impl Lab {
 
     /// Verifies the whole store in this process.
     pub fn verify(&self) -> ckpt_store::Result<VerifyReport> {
-        self.open().verify(&VerifyRequest::default(), &Quiet)
+        Store::open(&self.store())?.verify(&VerifyRequest::default(), &Quiet)
     }
 }
 
@@ -263,24 +245,21 @@ pub fn put_request(paths: &[&Path], run: &str, step: u64) -> PutRequest {
     }
 }
 
-impl Outcome {
-    /// Takes what a finished process left.
-    pub fn of(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
+impl Ran {
     /// Insists on an exit code.
+    ///
+    /// # Panics
+    /// When it is another.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", String::from_utf8_lossy(&self.stdout), self.stderr);
         self
     }
 
     /// Insists on a text on stderr.
+    ///
+    /// # Panics
+    /// When it is not there.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "no {text:?} in: {}", self.stderr);

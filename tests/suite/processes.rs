@@ -12,7 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ckpt_store::{GcRequest, Notice, Progress, Stage};
-use ckpt_tests::lab::{Lab, Outcome, leftovers, noise, safetensors};
+use ckpt_tests::lab::{Lab, leftovers, noise, safetensors};
+use ckpt_tests::run::Ran;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Sends a signal to a command that has not been waited for.
@@ -25,18 +26,15 @@ fn signal(child: &Child, signal: Signal) {
 /// no checkpoint needs.
 #[track_caller]
 fn assert_sound(lab: &Lab, expected: &BTreeMap<String, Vec<u8>>) {
-    let report = lab.verify().unwrap();
-    assert!(report.is_sound(), "{report:?}");
+    lab.ok(&[&"verify"]);
     for (reference, bytes) in expected {
-        let got = lab.command(&[&"get", reference, &"-"]).output().unwrap();
-        assert!(got.status.success(), "{reference}: {}", String::from_utf8_lossy(&got.stderr));
+        let got = lab.ok(&[&"get", reference, &"-"]);
         assert!(got.stdout == *bytes, "{reference} came back with other bytes");
     }
     assert_eq!(lab.open().checkpoints().unwrap().len(), expected.len());
     lab.ok(&[&"gc"]);
     assert_eq!(leftovers(&lab.store()), [""; 0]);
-    let report = lab.verify().unwrap();
-    assert!(report.is_sound(), "{report:?}");
+    lab.ok(&[&"verify"]);
 }
 
 /// A model of which a part is the same in all, a part is its worker's and a part is its own.
@@ -79,8 +77,7 @@ fn six_puts_with_gets_and_gcs_meanwhile() {
             else {
                 continue;
             };
-            let got = lab.command(&[&"get", &reference, &"-"]).output().unwrap();
-            assert!(got.status.success(), "{reference}: {}", String::from_utf8_lossy(&got.stderr));
+            let got = lab.ok(&[&"get", &reference, &"-"]);
             assert!(got.stdout == bytes, "{reference} came back with other bytes");
             gets.fetch_add(1, Ordering::Relaxed);
         }
@@ -114,13 +111,13 @@ fn of_two_puts_of_one_step_exactly_one_wins() {
     for step in 0..8 {
         let step_text = step.to_string();
         let begin = |path| lab.start(&[&"put", path, &"--run", &"r", &"--step", &step_text]);
-        let outcomes = [begin(&first), begin(&second)].map(|child| Outcome::of(child.wait_with_output().unwrap()));
+        let outcomes = [begin(&first), begin(&second)].map(|child| Ran::from(child.wait_with_output().unwrap()));
         let codes = [outcomes[0].code, outcomes[1].code];
-        assert!(codes == [0, 7] || codes == [7, 0], "{outcomes:?}");
-        let winner = if codes[0] == 0 { &mine } else { &yours };
-        let got = lab.command(&[&"get", &format!("r@{step}"), &"-"]).output().unwrap();
+        assert!(codes == [Some(0), Some(7)] || codes == [Some(7), Some(0)], "{outcomes:?}");
+        let winner = if codes[0] == Some(0) { &mine } else { &yours };
+        let got = lab.ok(&[&"get", &format!("r@{step}"), &"-"]);
         assert!(got.stdout == *winner, "the checkpoint is the winner's");
-        let [_, loser] = if codes[0] == 0 {
+        let [_, loser] = if codes[0] == Some(0) {
             outcomes
         } else {
             let [a, b] = outcomes;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ckpt_tests::lab::{Lab, Outcome, names, noise};
+use ckpt_tests::lab::{Lab, names, noise};
+use ckpt_tests::run::Ran;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -15,9 +16,9 @@ fn kill_at_random(lab: &Lab, rng: &mut SmallRng, longest: Duration, args: &[&dyn
     let mut child = lab.start(args);
     std::thread::sleep(longest.mul_f64(rng.random_range(0.0..1.1)));
     child.kill().unwrap();
-    let outcome = Outcome::of(child.wait_with_output().unwrap());
-    assert!(outcome.code <= 0, "a command failed by itself: {outcome:?}");
-    outcome.code == 0
+    let outcome = Ran::from(child.wait_with_output().unwrap());
+    assert!(matches!(outcome.code, None | Some(0)), "a command failed by itself: {outcome:?}");
+    outcome.code == Some(0)
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn an_interrupted_put_changes_nothing() {
         let child = lab.start(&[&"put", &large, &"--run", &"r", &"--step", &"2"]);
         wait_until(|| names(&lab.store().join("tmp")).iter().any(|name| !name.ends_with(".session")));
         signal(&child, sent);
-        let outcome = Outcome::of(child.wait_with_output().unwrap()).expect(130);
+        let outcome = Ran::from(child.wait_with_output().unwrap()).expect(130);
         outcome.says("interrupted").says("nothing was changed");
         assert_eq!(names(&lab.store().join("tmp")).len() + names(&lab.store().join("sessions")).len(), 0);
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use ckpt_tests::lab::{Lab, Outcome};
+use ckpt_tests::lab::Lab;
+use ckpt_tests::run::Ran;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
@@ -52,15 +53,15 @@ fn a_put_that_slept_through_two_gcs_is_bit_exact_or_fails() {
             }
         }
         signal(&put, Signal::CONT);
-        let outcome = Outcome::of(put.wait_with_output().unwrap());
+        let outcome = Ran::from(put.wait_with_output().unwrap());
         for gc in gcs {
-            Outcome::of(gc.wait_with_output().unwrap()).expect(0);
+            Ran::from(gc.wait_with_output().unwrap()).expect(0);
         }
-        if outcome.code == 0 {
+        if outcome.code == Some(0) {
             expected.insert(reference, bytes);
             committed += 1;
         } else {
-            assert!(outcome.code > 0 && outcome.stderr.starts_with("Error: "), "{outcome:?}");
+            assert!(outcome.code.is_some() && outcome.stderr.starts_with("Error: "), "{outcome:?}");
             assert!(lab.open().resolve(&reference).is_err(), "{outcome:?}");
         }
     }
