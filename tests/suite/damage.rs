@@ -57,10 +57,10 @@ impl Sample {
         // Enough changes that a catalog is written, and one more that HEAD carries.
         let store = lab.open();
         for _ in 0..34 {
-            store.tag("r@1", "best").unwrap();
-            store.untag("r@1", Some("best")).unwrap();
+            store.tag("r@1", "good").unwrap();
+            store.untag("r@1", Some("good")).unwrap();
         }
-        store.tag("r@1", "best").unwrap();
+        store.tag("r@1", "good").unwrap();
         let all = files(&lab.store()).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
         Self { lab, expected, files: all }
     }
@@ -68,8 +68,12 @@ impl Sample {
     /// The files of the store under a folder, or the one of this name.
     fn of_kind(&self, kind: &str) -> Vec<(&Path, &[u8])> {
         let under = self.lab.store().join(kind);
-        let found: Vec<_> =
-            self.files.iter().filter(|(path, _)| path.starts_with(&under)).map(|(path, bytes)| (&**path, &**bytes)).collect();
+        let found: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(path, _)| path.starts_with(&under))
+            .map(|(path, bytes)| (&**path, &**bytes))
+            .collect();
         assert!(!found.is_empty(), "the sample has no {kind}");
         found
     }
@@ -105,7 +109,10 @@ impl Sample {
                     }
                 }
                 Err(error) => {
-                    assert!(matches!(error, Error::Corrupt { .. } | Error::Damaged(_) | Error::Unsupported(_)), "{error:?}");
+                    assert!(
+                        matches!(error, Error::Corrupt { .. } | Error::Damaged(_) | Error::Unsupported(_)),
+                        "{error:?}"
+                    );
                     assert!(error.to_string().contains(named), "{error} does not name {named}");
                     assert!(names(&out).is_empty(), "{:?} was left", names(&out));
                     failed += 1;
@@ -134,7 +141,10 @@ impl Sample {
         let before = if verify_first { self.verify() } else { name.to_owned() };
         let failed = self.get_all(name);
         let after = self.verify();
-        assert!(before.contains(name) && after.contains(name), "{how} of {name}: verify says {before:?}, then {after:?}");
+        assert!(
+            before.contains(name) && after.contains(name),
+            "{how} of {name}: verify says {before:?}, then {after:?}"
+        );
         self.restore(path);
         failed
     }
@@ -159,7 +169,8 @@ impl Sample {
         let bytes = &self.files[path];
         let mut failed = 0;
         for len in [0, 1, bytes.len() / 3, bytes.len() * 9 / 10, bytes.len() - 1] {
-            failed += self.try_damage(path, &format!("a cut to {len}"), len % 2 == 0, || fs::write(path, &bytes[..len]).unwrap());
+            failed += self
+                .try_damage(path, &format!("a cut to {len}"), len % 2 == 0, || fs::write(path, &bytes[..len]).unwrap());
         }
         let longer = [bytes, &b"x"[..]].concat();
         failed += self.try_damage(path, "a byte too much", true, || fs::write(path, longer).unwrap());

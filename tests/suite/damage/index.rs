@@ -90,7 +90,8 @@ fn strays_in_sessions_locks_and_tmp_change_nothing() {
     let sample = Sample::new();
     let store = sample.lab.store();
     for folder in ["sessions", "locks", "tmp"] {
-        let names = ["head", "index", "gc", "HEAD", "notes.txt", "01k9zzzzzzzzzzzzzzzzzzzzzz", "01k9zzzzzzzzzzzzzzzzzzzzzz.3"];
+        let names =
+            ["head", "index", "gc", "HEAD", "notes.txt", "01k9zzzzzzzzzzzzzzzzzzzzzz", "01k9zzzzzzzzzzzzzzzzzzzzzz.3"];
         for name in names {
             fs::write(store.join(folder).join(name), noise(1, 3000)).unwrap();
         }

@@ -153,11 +153,11 @@ fn an_ordinary_user_gets_and_replaces_read_only_directories() {
         let mut command = std::process::Command::new(lab.path("ckpt"));
         run(command.arg("--store").arg(lab.store()).args(args).current_dir(lab.path("out")).uid(65534).gid(65534))
     };
-    as_nobody(&["get", "hf@500", "back"]).expect(0);
-    assert_eq!(tree(&lab.path("out/back")), tree(&lab.path("checkpoint-500")));
-    as_nobody(&["get", "hf@500", "back"]).expect(7);
-    as_nobody(&["get", "hf@500", "back", "--force"]).expect(0);
-    assert_eq!(tree(&lab.path("out/back")), tree(&lab.path("checkpoint-500")));
-    assert_names(&lab.path("out"), &["back"]);
-    as_nobody(&["put", "back", "--run", "nobody", "--step", "1"]).expect(0);
+    as_nobody(&["get", "hf@500", "."]).expect(0);
+    assert_eq!(tree(&lab.path("out/checkpoint-500")), tree(&lab.path("checkpoint-500")));
+    as_nobody(&["get", "hf@500", "."]).expect(7);
+    as_nobody(&["get", "hf@500", ".", "--force"]).expect(0);
+    assert_eq!(tree(&lab.path("out/checkpoint-500")), tree(&lab.path("checkpoint-500")));
+    assert_names(&lab.path("out"), &["checkpoint-500"]);
+    as_nobody(&["put", "checkpoint-500", "--run", "nobody", "--step", "1"]).expect(0);
 }
