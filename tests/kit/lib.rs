@@ -2,6 +2,8 @@
 
 pub mod disk;
 pub mod image;
+pub mod lab;
+pub mod mounts;
 pub mod run;
 pub mod sample;
 pub mod world;
