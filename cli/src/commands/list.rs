@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ckpt_store::{Content, Entry, File, Segment, Tensor, name_of};
+use ckpt_store::{Content, Entry, File, Segment, Tensor};
 use serde::Serialize;
 
 use super::Context;
 use crate::args::{Ls, Show};
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, age, metrics, print, print_json, printable, size, table, tags, time};
+use crate::output::{CheckpointJson, age, metrics, print, print_json, printable, size, table, tags, time, title};
 
 #[derive(Serialize)]
 struct RunJson {
@@ -119,7 +119,7 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
             members: manifest.files.iter().map(|file| member_json(file, args.tensors)).collect(),
         });
     }
-    let mut text = format!("{}\n", printable(&name_of(&entry)));
+    let mut text = format!("{}\n", printable(&title(&entry)));
     let mut fact = |name: &str, value: String| {
         if !value.is_empty() {
             text += &format!("  {name:<9}{}\n", printable(&value));
@@ -127,7 +127,8 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
     };
     fact("id", entry.id.to_string());
     fact("stored", format!("{} ({})", time(entry.time_ms), age(entry.time_ms)));
-    fact("size", format!("{} in {} files", size(entry.logical_bytes), entry.files));
+    let noun = if entry.files == 1 { "file" } else { "files" };
+    fact("size", format!("{} in {} {noun}", size(entry.logical_bytes), entry.files));
     fact("added", format!("{} of chunks, {} written", size(entry.added_bytes), size(entry.written_bytes)));
     fact("metrics", metrics(&entry));
     fact("tags", tags(&entry));
