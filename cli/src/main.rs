@@ -1,5 +1,7 @@
 //! The command `ckpt`: reads arguments, calls the library, prints. Decides nothing about stores: that is the library's.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod failure;

@@ -4,8 +4,12 @@
 //! back is byte for byte what went in. This file is the whole public API. The library never touches the terminal, the home
 //! directory or the environment.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
+
 mod backend;
 mod catalog;
+// The one room with code for single processors; each use says why it is sound.
+#[allow(unsafe_code)]
 #[doc(hidden)]
 pub mod codec;
 mod error;

@@ -127,8 +127,10 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
     };
     fact("id", entry.id.to_string());
     fact("stored", format!("{} ({})", time(entry.time_ms), age(entry.time_ms)));
-    let noun = if entry.files == 1 { "file" } else { "files" };
-    fact("size", format!("{} in {} {noun}", size(entry.logical_bytes), entry.files));
+    fact(
+        "size",
+        format!("{} in {} {}", size(entry.logical_bytes), entry.files, if entry.files == 1 { "file" } else { "files" }),
+    );
     fact("added", format!("{} of chunks, {} written", size(entry.added_bytes), size(entry.written_bytes)));
     fact("metrics", metrics(&entry));
     fact("tags", tags(&entry));

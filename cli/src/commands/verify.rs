@@ -17,6 +17,7 @@ struct VerifyJson {
     bytes: u64,
     damaged: Vec<DamageJson>,
     damaged_objects: Vec<ObjectJson>,
+    harmless: Vec<ObjectJson>,
 }
 
 #[derive(Serialize)]
@@ -50,7 +51,8 @@ pub fn run(context: &Context, args: Verify) -> Result<ExitCode, Failure> {
             chunks: report.chunks,
             bytes: report.bytes,
             damaged: report.damaged.iter().map(damage_json).collect(),
-            damaged_objects: report.objects.into_iter().map(|(object, reason)| ObjectJson { object, reason }).collect(),
+            damaged_objects: report.objects.into_iter().map(object_json).collect(),
+            harmless: report.harmless.into_iter().map(object_json).collect(),
         })?;
         return Ok(code);
     }
@@ -61,6 +63,9 @@ pub fn run(context: &Context, args: Verify) -> Result<ExitCode, Failure> {
     for damage in &report.damaged {
         text += &format!("damaged: {}\n", printable(&damage.to_string()));
     }
+    for (object, reason) in &report.harmless {
+        text += &format!("harmless: {object}: {}\n", printable(reason));
+    }
     let read = if args.quick { "looked at".to_owned() } else { format!("read {} of", size(report.bytes)) };
     let noun = if report.checkpoints == 1 { "checkpoint" } else { "checkpoints" };
     let verdict = if report.is_sound() { "all sound" } else { "damage found" };
@@ -70,6 +75,10 @@ pub fn run(context: &Context, args: Verify) -> Result<ExitCode, Failure> {
         eprintln!("Hint: putting the same files again heals every checkpoint that shares the damaged chunks");
     }
     Ok(code)
+}
+
+fn object_json((object, reason): (String, String)) -> ObjectJson {
+    ObjectJson { object, reason }
 }
 
 fn damage_json(damage: &Damage) -> DamageJson {

@@ -173,20 +173,19 @@ impl Backend for LocalBackend {
         remove(&*self.disk, &self.path(key))
     }
 
-    fn sweep_unpublished(&self, is_live: &dyn Fn(&str) -> bool) -> Result<u64> {
+    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
         let tmp = self.root.join(TMP);
-        let mut stale = Vec::new();
-        list_folder(&tmp, &mut |name, size| {
-            let owner = name.split('.').next().unwrap_or(name);
-            // HEAD's own file belongs to whoever holds HEAD's lock, who also clears away a stale one.
-            if owner != Key::Head.to_string() && !is_live(owner) {
-                stale.push((tmp.join(name), size));
-            }
-        })?;
+        let mut listed = Vec::new();
+        list_folder(&tmp, &mut |name, size| listed.push((name.to_owned(), size)))?;
+        let live = live()?;
         let mut freed = 0;
-        for (path, size) in stale {
-            remove(&*self.disk, &path)?;
-            freed += size;
+        for (name, size) in listed {
+            let owner = name.split('.').next().unwrap_or(&name);
+            // HEAD's own file belongs to whoever holds HEAD's lock, who also clears away a stale one.
+            if owner != Key::Head.to_string() && !live.contains(owner) {
+                remove(&*self.disk, &tmp.join(&name))?;
+                freed += size;
+            }
         }
         Ok(freed)
     }

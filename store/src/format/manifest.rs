@@ -161,9 +161,8 @@ impl Manifest {
 
     /// The pieces of file `index` that stand inline, in file order: where in the file, and which of [`Self::inline`].
     pub fn inline_pieces(&self, index: u32) -> impl Iterator<Item = (u64, Range<usize>)> + '_ {
-        self.segments(index).filter_map(|(file_at, Segment(len, place, at, _))| {
-            place.is_none().then(|| (file_at, *at as usize..*at as usize + *len as usize))
-        })
+        let inline = self.segments(index).filter(|(_, segment)| segment.1.is_none());
+        inline.map(|(file_at, Segment(len, _, at, _))| (file_at, *at as usize..*at as usize + *len as usize))
     }
 
     /// The segments of file `index` and where in the file each begins.

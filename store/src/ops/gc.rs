@@ -97,9 +97,10 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
             freed_bytes += bytes;
         }
     }
-    let live: HashSet<String> =
-        session::live(store.root(), true)?.into_iter().map(|live| live.id.to_string()).collect();
-    freed_bytes += backend.sweep_unpublished(&|owner| live.contains(owner))?;
+    freed_bytes += backend.sweep_unpublished(&|| {
+        let live = session::live(store.root(), true)?;
+        Ok(live.into_iter().map(|live| live.id.to_string()).collect())
+    })?;
     Ok(GcReport { verdicts, freed_bytes, packs_deleted: doomed.len() as u64, packs_unreadable: garbage.unreadable })
 }
 

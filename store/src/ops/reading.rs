@@ -57,12 +57,16 @@ impl<'a> ChunkReader<'a> {
         head: &Head,
         progress: &dyn Progress,
     ) -> Result<Vec<Option<Place>>> {
-        let mut places = index.look_up(ids, self.backend, head, progress)?.places;
-        if places.iter().any(Option::is_none) {
-            // A store that can't be written to is read all the same.
-            if index.catch_up(self.backend, head, progress).is_ok() {
-                places = index.look_up(ids, self.backend, head, progress)?.places;
-            }
+        let look_up = || match index.look_up(ids, self.backend, head, progress) {
+            Ok(found) => Ok(found.places),
+            // An index that is missing where nobody can write: the packs themselves know.
+            Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => Ok(vec![None; ids.len()]),
+            Err(error) => Err(error),
+        };
+        let mut places = look_up()?;
+        // A store that can't be written to is read all the same.
+        if places.iter().any(Option::is_none) && index.catch_up(self.backend, head, progress).is_ok() {
+            places = look_up()?;
         }
         let missing: Vec<usize> = (0..ids.len()).filter(|at| places[*at].is_none()).collect();
         if !missing.is_empty() {

@@ -41,10 +41,12 @@ pub struct VerifyReport {
     pub damaged: Vec<Damage>,
     /// Objects of the store that are damaged in themselves, and how.
     pub objects: Vec<(String, String)>,
+    /// Damage that no checkpoint suffers: another pack has a sound copy, or nothing needs the chunk.
+    pub harmless: Vec<(String, String)>,
 }
 
 impl VerifyReport {
-    /// Whether nothing is damaged.
+    /// Whether nothing is damaged that anybody could miss.
     pub fn is_sound(&self) -> bool {
         self.damaged.is_empty() && self.objects.is_empty()
     }
@@ -84,6 +86,12 @@ pub fn verify(store: &Store, request: &VerifyRequest, progress: &dyn Progress) -
                 .push((Key::Manifest(entries[at].id).to_string(), format!("{error} ({})", refs::name_of(entries[at])))),
         }
     }
+    if request.reference.is_none() {
+        let missed: HashSet<ChunkId> = report.damaged.iter().map(|damage| damage.chunk).collect();
+        for (id, unreadable) in bad.iter().filter(|(id, _)| !missed.contains(*id)) {
+            report.harmless.push(copy_note(*id, unreadable, "no checkpoint needs it"));
+        }
+    }
     let aside: Vec<(ChunkId, PackId)> =
         bad.iter().filter_map(|(id, unreadable)| unreadable.pack.map(|pack| (*id, pack))).collect();
     if !aside.is_empty() {
@@ -120,21 +128,18 @@ fn check_packs(
         good.extend(pack.good);
         bad.extend(pack.bad);
     }
-    // Another copy that is sound makes a damaged one harmless to every checkpoint, but its pack is damaged all the same.
-    for (id, unreadable) in &bad {
-        if good.contains(id)
-            && let Some(pack) = unreadable.pack
-        {
-            report.objects.push((
-                Key::Pack(pack).to_string(),
-                format!("chunk {id}: {}; another pack has a sound copy", unreadable.reason),
-            ));
-        }
+    for (id, unreadable) in bad.iter().filter(|(id, _)| good.contains(*id)) {
+        report.harmless.push(copy_note(*id, unreadable, "another pack has a sound copy"));
     }
     bad.retain(|id, _| !good.contains(id));
     // What index and catalog say is derived or checked on reading; what HEAD points at was read to get here.
     check_index(store, state, &good, report, progress)?;
     Ok((good, bad))
+}
+
+fn copy_note(id: ChunkId, unreadable: &Unreadable, why: &str) -> (String, String) {
+    let object = unreadable.pack.map_or_else(|| "packs".to_owned(), |pack| Key::Pack(pack).to_string());
+    (object, format!("chunk {id}: {}; {why}", unreadable.reason))
 }
 
 /// Checks that the index, as far as it knows chunks, knows them where a pack has them.
