@@ -44,6 +44,9 @@ impl Store {
 
     /// [`Store::init`] with all changes of the disk going through `disk`.
     pub fn init_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        if root.exists() && !root.is_dir() {
+            return Err(Error::Invalid(format!("{} is not a directory", root.display())));
+        }
         fs::create_dir_all(root).map_err(|error| Error::io("create", root, error))?;
         let backend = LocalBackend::new(root.to_owned(), Arc::clone(&disk));
         if backend.open(Key::Format)?.is_none() {
