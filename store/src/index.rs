@@ -138,6 +138,9 @@ impl Index {
 
     /// Removes every entry that points into one of `packs`, whose records are given.
     pub fn forget(&self, gone: &[(PackId, Vec<Line>)]) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
         self.change(|db| {
             let mut batch = WriteBatch::default();
             for (pack, lines) in gone {
@@ -173,11 +176,7 @@ impl Index {
             let _lock = lock_index(&self.root)?;
             // Somebody else may have mended it while this process waited for the lock.
             if matches!(self.read(&[]), Err(Trouble::Broken(_))) {
-                let path = self.path();
-                if path.exists() {
-                    fs::remove_dir_all(&path).map_err(|error| Error::io("remove", &path, error))?;
-                }
-                fs::create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
+                self.clear()?;
             }
         }
         self.absorb(backend, head, progress).map_err(Trouble::into_error)
@@ -224,7 +223,21 @@ impl Index {
             db.write(plan(&db)?)?;
             close(db)
         };
-        run().map_err(Trouble::into_error)
+        match run() {
+            // What is damaged is not worth a change, and no reason to fail: from an empty index all comes back at the next
+            // look-up.
+            Err(Trouble::Broken(_)) => self.clear(),
+            other => other.map_err(Trouble::into_error),
+        }
+    }
+
+    /// Makes the index a new one that knows nothing. The caller holds its lock.
+    fn clear(&self) -> Result<()> {
+        let path = self.path();
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(|error| Error::io("remove", &path, error))?;
+        }
+        fs::create_dir(&path).map_err(|error| Error::io("create", &path, error))
     }
 
     fn read(&self, ids: &[ChunkId]) -> std::result::Result<Found, Trouble> {
