@@ -76,6 +76,7 @@ const GC: Operation = Operation {
     prepare: |world, store| {
         three(world, store);
         world.put_tree(store, "a", 4, &tensors(&[4, 5]));
+        world.put_tree(store, "a", 5, &tensors(&[60]));
         world.put_tree(store, "b", 1, &tensors(&[50, 2]));
     },
     request: |_| PutRequest::default(),
@@ -158,6 +159,31 @@ fn an_init_is_done_or_can_be_done_again() {
             assert_swept(&store, &what);
             fs::remove_dir_all(&root).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_gc_frees_room_whatever_the_index_is_like() {
+    for damage in ["CURRENT is missing", "it can't be written to"] {
+        let mut world = World::default();
+        let store = Store::init(&world.root()).unwrap();
+        (GC.prepare)(&mut world, &store);
+        let index = world.root().join("index");
+        if damage.starts_with("CURRENT") {
+            fs::remove_file(index.join("CURRENT")).unwrap();
+        } else {
+            // As root nothing is forbidden, but no database can be in a file.
+            fs::remove_dir_all(&index).unwrap();
+            fs::write(&index, "").unwrap();
+        }
+        let report = store.gc(&keep_last(1), &Quiet).unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert_eq!(report.packs_deleted, 3, "{damage}");
+        assert_swept(&store, damage);
+        if index.is_file() {
+            fs::remove_file(&index).unwrap();
+        }
+        world.assert_exact(&store, &store.checkpoints().unwrap(), damage);
+        assert_sound(&store, damage);
     }
 }
 

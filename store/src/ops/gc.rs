@@ -16,7 +16,7 @@ use crate::id::{CheckpointId, ChunkId, PackId, SessionId};
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::packs::read_trailer;
 use crate::parallel::in_order;
-use crate::progress::{Progress, Stage};
+use crate::progress::{Notice, Progress, Stage};
 use crate::session::{self, Session};
 use crate::store::Store;
 
@@ -88,8 +88,11 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
     let (mut marks, mut garbage) = find_garbage(store, &BTreeSet::new(), progress)?;
     condemn(backend, session.id(), &mut marks, &mut garbage)?;
     let doomed = doom(store, session.id(), &mut marks, &mut garbage)?;
-    // Out of the index first: an entry without a pack is a look-up for nothing, at worst.
-    store.index().forget(&doomed)?;
+    // Out of the index first: an entry without a pack is a look-up for nothing, at worst. For the same reason a full disk,
+    // where RocksDB can't write, must not keep gc from making room.
+    if let Err(error) = store.index().forget(&doomed) {
+        progress.notice(Notice::IndexBehind { reason: error.to_string() });
+    }
     freed_bytes += finish_deleting(backend, session.id())?;
     for (key, bytes) in &garbage.objects {
         if !matches!(key, Key::Manifest(id) if marks.checkpoints.contains(id)) {
