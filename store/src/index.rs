@@ -116,7 +116,7 @@ impl Index {
         match first {
             Ok(found) => return Ok(found),
             Err(Trouble::Other(error)) => return Err(error),
-            Err(Trouble::Broken(reason)) => self.rebuild(&reason, backend, head, progress)?,
+            Err(Trouble::Broken(reason)) => self.rebuild(&reason, ids, backend, head, progress)?,
         }
         let _lock = lock_shared(&self.root.join("locks/index"))?;
         self.read(ids).map_err(Trouble::into_error)
@@ -161,26 +161,29 @@ impl Index {
     /// read before the call.
     pub fn catch_up(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
         match self.absorb(backend, head, progress) {
-            Err(Trouble::Broken(reason)) => self.rebuild(&reason, backend, head, progress),
+            Err(Trouble::Broken(reason)) => self.rebuild(&reason, &[], backend, head, progress),
             Err(Trouble::Other(error)) => Err(error),
             Ok(()) => Ok(()),
         }
     }
 
-    fn rebuild(&self, reason: &str, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
+    /// Makes the index anew that failed while it was asked for `ids`.
+    fn rebuild(
+        &self,
+        reason: &str,
+        ids: &[ChunkId],
+        backend: &dyn Backend,
+        head: &Head,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         {
             let _lock = lock_index(&self.root)?;
-            // Somebody else may have mended it while this process waited for the lock.
-            if matches!(self.read(&[]), Err(Trouble::Broken(_))) {
-                let path = self.path();
-                let removed = match fs::symlink_metadata(&path) {
-                    Ok(there) if there.is_dir() => fs::remove_dir_all(&path),
-                    Ok(_) => fs::remove_file(&path),
-                    Err(_) => Ok(()),
-                };
-                removed.map_err(|error| Error::io("remove", &path, error))?;
+            // Somebody else may have mended it while this process waited for the lock. A damaged block shows only to those
+            // who read it, so all are read.
+            let read = self.read(ids).map(drop).and_then(|()| self.read_all());
+            if matches!(read, Err(Trouble::Broken(_))) {
+                self.clear()?;
                 progress.notice(Notice::IndexRebuilt { reason: reason.to_owned() });
-                fs::create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
             }
         }
         self.absorb(backend, head, progress).map_err(Trouble::into_error)
@@ -227,7 +230,35 @@ impl Index {
             db.write(plan(&db)?)?;
             close(db)
         };
-        run().map_err(Trouble::into_error)
+        match run() {
+            // An empty one is brought up to date from the packs by whoever needs it next.
+            Err(Trouble::Broken(_)) => self.clear(),
+            other => other.map_err(Trouble::into_error),
+        }
+    }
+
+    /// Puts an empty directory in the index's place. The caller holds the lock.
+    fn clear(&self) -> Result<()> {
+        let path = self.path();
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        removed.map_err(|error| Error::io("remove", &path, error))?;
+        fs::create_dir(&path).map_err(|error| Error::io("create", &path, error))
+    }
+
+    /// Reads every entry.
+    fn read_all(&self) -> std::result::Result<(), Trouble> {
+        if !self.path().join("CURRENT").exists() {
+            return Ok(());
+        }
+        let db = DB::open_for_read_only(&options(), self.path(), false)?;
+        for entry in db.iterator(IteratorMode::Start) {
+            entry?;
+        }
+        Ok(())
     }
 
     fn read(&self, ids: &[ChunkId]) -> std::result::Result<Found, Trouble> {
