@@ -157,6 +157,15 @@ impl Lab {
         lab
     }
 
+    /// A directory with an empty store, in memory where the machine has such a place: for tests that write a lot and are
+    /// not about what a disk does.
+    pub fn quick() -> Self {
+        let in_memory = TempDir::with_prefix_in("ckpt-test-", "/dev/shm").map(|dir| Self { dir });
+        let lab = in_memory.unwrap_or_else(|_| Self::bare());
+        Store::init(&lab.store()).expect("a store can be made");
+        lab
+    }
+
     /// A directory without a store.
     pub fn bare() -> Self {
         Self { dir: TempDir::with_prefix("ckpt-test-").expect("a temporary directory can be made") }

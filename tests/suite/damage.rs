@@ -30,7 +30,7 @@ fn weights(seed: u64, count: usize) -> Vec<u8> {
 
 impl Sample {
     fn new() -> Self {
-        let lab = Lab::new();
+        let lab = Lab::quick();
         let model = |head: u64| {
             safetensors(&[
                 ("encoder.weight", "F32", &weights(1, 40_000)),
@@ -78,6 +78,11 @@ impl Sample {
         found
     }
 
+    /// The pack that both checkpoints need.
+    fn shared_pack(&self) -> (&Path, &[u8]) {
+        self.of_kind("packs").into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap()
+    }
+
     /// Puts everything back as it was: the file, and what the store concluded from its damage.
     fn restore(&self, damaged: &Path) {
         fs::create_dir_all(damaged.parent().unwrap()).unwrap();
@@ -113,7 +118,11 @@ impl Sample {
                         matches!(error, Error::Corrupt { .. } | Error::Damaged(_) | Error::Unsupported(_)),
                         "{error:?}"
                     );
-                    assert!(error.to_string().contains(named), "{error} does not name {named}");
+                    // Once a get has set a damaged chunk aside, and its pack has no list any more, nobody knows where it was.
+                    let told = error.to_string();
+                    let is_named =
+                        told.contains(named) || (told.contains(reference) && told.contains("no pack holds it"));
+                    assert!(is_named, "{told} does not name {named}");
                     assert!(names(&out).is_empty(), "{:?} was left", names(&out));
                     failed += 1;
                 }
@@ -141,10 +150,9 @@ impl Sample {
         let before = if verify_first { self.verify() } else { name.to_owned() };
         let failed = self.get_all(name);
         let after = self.verify();
-        assert!(
-            before.contains(name) && after.contains(name),
-            "{how} of {name}: verify says {before:?}, then {after:?}"
-        );
+        // Of a pack that is gone nobody knows the name.
+        let is_told = |text: &str| text.contains(name) || (how == "removal" && text.contains("no pack holds it"));
+        assert!(is_told(&before) && is_told(&after), "{how} of {name}: verify says {before:?}, then {after:?}");
         self.restore(path);
         failed
     }
@@ -168,7 +176,8 @@ impl Sample {
     fn cut(&self, path: &Path) -> usize {
         let bytes = &self.files[path];
         let mut failed = 0;
-        for len in [0, 1, bytes.len() / 3, bytes.len() * 9 / 10, bytes.len() - 1] {
+        // The newline that ends FORMAT and HEAD says nothing.
+        for len in [0, 1, bytes.len() / 3, bytes.len() * 9 / 10, bytes.trim_ascii_end().len() - 1] {
             failed += self
                 .try_damage(path, &format!("a cut to {len}"), len % 2 == 0, || fs::write(path, &bytes[..len]).unwrap());
         }
@@ -241,7 +250,7 @@ fn each_part_of_a_pack_counts() {
 fn the_command_says_what_is_damaged() {
     let sample = Sample::new();
     let lab = &sample.lab;
-    let (path, bytes) = sample.of_kind("packs")[0];
+    let (path, bytes) = sample.shared_pack();
     let line = pack_lines(bytes).into_iter().max_by_key(|line| line.stored_len).unwrap();
     let mut damaged = bytes.to_vec();
     damaged[line.offset + line.stored_len / 2] ^= 4;

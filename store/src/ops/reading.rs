@@ -37,6 +37,11 @@ pub struct Buffers {
 }
 
 impl Buffers {
+    /// The first bytes as they were read last, before decoding.
+    pub fn stored(&self, len: usize) -> &[u8] {
+        &self.stored[..len]
+    }
+
     /// Buffers for the largest chunk.
     pub fn new() -> Self {
         Self { stored: vec![0; CHUNK_BYTES_MAX], raw: vec![0; CHUNK_BYTES_MAX], decoder: Decoder::new() }

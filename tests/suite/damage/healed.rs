@@ -37,7 +37,7 @@ fn putting_the_same_bytes_heals_every_checkpoint() {
         for found_by in ["get", "verify", "verify r@2"] {
             let sample = Sample::new();
             let lab = &sample.lab;
-            let (path, bytes) = sample.of_kind("packs")[0];
+            let (path, bytes) = sample.shared_pack();
             damage(path, bytes, how);
             match found_by {
                 "get" => drop(sample.get_all("")),
@@ -66,7 +66,7 @@ fn putting_the_same_bytes_heals_every_checkpoint() {
 fn a_put_relies_on_no_pack_without_its_trailer() {
     for how in ["header", "trailer", "footer", "cut", "gone"] {
         let sample = Sample::new();
-        let (path, bytes) = sample.of_kind("packs")[0];
+        let (path, bytes) = sample.shared_pack();
         damage(path, bytes, how);
         put_again(&sample, 1);
         fs::remove_dir_all(sample.lab.store().join("index")).unwrap();
@@ -79,7 +79,7 @@ fn a_second_copy_serves_when_the_first_is_damaged() {
     let sample = Sample::new();
     let lab = &sample.lab;
     // A copy of each chunk, as two puts at once or a healing leave it: the first pack is away while the same is put again.
-    let (first, bytes) = sample.of_kind("packs")[0];
+    let (first, bytes) = sample.shared_pack();
     let before = names_of_packs(lab);
     fs::remove_file(first).unwrap();
     put_again(&sample, 1);
