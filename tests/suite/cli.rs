@@ -79,7 +79,8 @@ fn docs() -> PathBuf {
 /// The commands that `--help` lists, and none for the help of `ckpt` itself.
 fn commands() -> Vec<String> {
     let help = run(command().arg("-h"));
-    let listed = help.text().lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let listed =
+        help.text().lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     listed.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).filter(|name| name != "help").collect()
 }
 
@@ -101,7 +102,8 @@ fn docs_show_the_help_of_every_command() {
     for name in std::iter::once(String::new()).chain(commands()) {
         let title = format!("`ckpt {name}").trim_end().to_owned() + " --help`";
         let opening = format!("{title}\n\n```text\n");
-        let begins = text.find(&opening).unwrap_or_else(|| panic!("docs/cli.md has no block for {title}")) + opening.len();
+        let begins =
+            text.find(&opening).unwrap_or_else(|| panic!("docs/cli.md has no block for {title}")) + opening.len();
         let ends = begins + text[begins..].find("```\n").expect("a block that begins also ends");
         let help = help_of(&name);
         if text[begins..ends] != help {
@@ -118,9 +120,8 @@ fn docs_show_the_help_of_every_command() {
 
 #[test]
 fn help_names_no_command_that_is_not_built() {
-    let promised = [
-        "init", "put", "get", "ls", "show", "rm", "tag", "untag", "pin", "unpin", "gc", "df", "verify", "completions",
-    ];
+    let promised =
+        ["init", "put", "get", "ls", "show", "rm", "tag", "untag", "pin", "unpin", "gc", "df", "verify", "completions"];
     assert_eq!(commands(), promised);
     assert_eq!(run(command().arg("--version")).text(), format!("ckpt {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(run(command().args(["help", "put"])).text(), run(command().args(["put", "--help"])).text());
@@ -175,7 +176,10 @@ fn wrong_calls_are_exit_2() {
     assert_eq!(ran.stderr, format!("Error: {message}\nHint: give --store a directory\n"));
     let ran = run(command().env("CKPT_STORE", "").arg("ls"));
     assert_eq!(ran.code, Some(2));
-    assert_eq!(ran.stderr, "Error: the name of the store is empty\nHint: give --store a directory, or unset CKPT_STORE\n");
+    assert_eq!(
+        ran.stderr,
+        "Error: the name of the store is empty\nHint: give --store a directory, or unset CKPT_STORE\n"
+    );
 }
 
 #[test]
@@ -192,7 +196,12 @@ fn what_is_not_there_is_exit_3_with_what_may_be_meant() {
     let lists = "`ckpt ls RUN` lists a run's checkpoints, with `--json` their ids";
     desk.fails(&["show", id], 3, &format!("no checkpoint {id}"), lists);
     desk.fails(&["get", "a/b@100", "x", "--file", "*.pt"], 3, "no file *.pt in a/b@100", "did you mean step=100.bin?");
-    desk.fails(&["put", "stp=100.bin", "--run", "r"], 3, "no file or directory stp=100.bin", "did you mean step=100.bin or step=200.bin or step=300.bin?");
+    desk.fails(
+        &["put", "stp=100.bin", "--run", "r"],
+        3,
+        "no file or directory stp=100.bin",
+        "did you mean step=100.bin or step=200.bin or step=300.bin?",
+    );
     desk.fails(&["get", "a/b@100", "no/such/place"], 3, "no destination no/such", "make the directory first");
     // One wrong ref drops none.
     desk.fails(&["rm", "a/b@100", "a/b@7"], 3, "no checkpoint a/b@7", "did you mean a/b@100 or a/b@200 or a/b@300?");
@@ -326,7 +335,18 @@ fn every_json_has_the_fields_that_scripts_rely_on() {
 
     desk.file("step=250.bin", 200_000);
     let put = desk.json(&[
-        "put", "step=250.bin", "--run", "r", "--metric", "val_loss=0.25", "--metric", "x=nan", "--meta", "k=v", "--tag", "t",
+        "put",
+        "step=250.bin",
+        "--run",
+        "r",
+        "--metric",
+        "val_loss=0.25",
+        "--metric",
+        "x=nan",
+        "--meta",
+        "k=v",
+        "--tag",
+        "t",
     ]);
     let check_checkpoint = |value: &Value| {
         for field in ["files", "logical_bytes", "added_bytes", "written_bytes"] {
@@ -358,7 +378,9 @@ fn every_json_has_the_fields_that_scripts_rely_on() {
     let member = &show["members"][0];
     assert_eq!((&member["path"], &member["kind"]), (&"step=250.bin".into(), &"file".into()));
     assert_eq!((&member["bytes"], &member["format"]), (&200_000.into(), &"opaque".into()));
-    assert!(member["mode"].is_string() && member["time"].as_str().is_some_and(is_rfc3339) && member["tensors"].is_array());
+    assert!(
+        member["mode"].is_string() && member["time"].as_str().is_some_and(is_rfc3339) && member["tensors"].is_array()
+    );
 
     for args in [["pin", "r@250"], ["unpin", "r@250"]] {
         let changed = desk.json(&args);
@@ -454,7 +476,10 @@ fn a_pin_keeps_a_checkpoint_from_rm_replace_and_gc() {
     desk.fails(&["put", "step=100.bin", "--run", "a/b", "--replace"], 2, message, "`ckpt unpin` it first");
     assert_eq!(steps(&desk.json(&["gc", "--keep-last", "1"])["kept"]), [100, 600]);
     desk.ok(&["unpin", "a/b@100"]);
-    assert_eq!(desk.ok(&["rm", "a/b@100"]).text(), "a/b@100: dropped\n`ckpt gc` frees the room that nothing else uses\n");
+    assert_eq!(
+        desk.ok(&["rm", "a/b@100"]).text(),
+        "a/b@100: dropped\n`ckpt gc` frees the room that nothing else uses\n"
+    );
 }
 
 #[test]
@@ -468,7 +493,10 @@ fn each_rule_of_gc_keeps_what_it_says() {
         (&["--keep-every", "300"], &[300, 600]),
         (&["--keep-within", "1h"], &[100, 200, 300, 400, 500, 600]),
         (&["--keep-within", "0s"], &[600]),
-        (&["--keep-last", "1", "--keep-every", "200", "--keep-best", "1", "--metric", "val_loss"], &[200, 400, 500, 600]),
+        (
+            &["--keep-last", "1", "--keep-every", "200", "--keep-best", "1", "--metric", "val_loss"],
+            &[200, 400, 500, 600],
+        ),
         (&["--keep-last", "1", "--run", "a/*"], &[600]),
         (&["--keep-last", "1", "--run", "other*"], &[]),
     ] {
@@ -525,7 +553,13 @@ fn the_store_is_the_named_one_else_the_nearest() {
     let put = ["put", "../../a", "--run"];
     assert_eq!(run(command().current_dir(&deep).args(put).arg("nearest")).code, Some(0));
     assert_eq!(run(command().current_dir(&deep).env("CKPT_STORE", desk.store()).args(put).arg("env")).code, Some(0));
-    let ran = run(command().current_dir(&deep).env("CKPT_STORE", "/nowhere").arg("--store").arg(desk.store()).args(put).arg("flag"));
+    let ran = run(command()
+        .current_dir(&deep)
+        .env("CKPT_STORE", "/nowhere")
+        .arg("--store")
+        .arg(desk.store())
+        .args(put)
+        .arg("flag"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let runs = |value: Value| -> Vec<String> {
         value.as_array().expect("a list").iter().map(|run| run["run"].as_str().expect("a name").to_owned()).collect()

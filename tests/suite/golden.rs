@@ -149,7 +149,10 @@ fn version_1_reads_as_it_was_written() {
 
     // And it goes on: what gc had begun is carried to its end, and what is stored again is known.
     let doomed = fs::read(path.join("HEAD")).expect("HEAD");
-    assert!(String::from_utf8_lossy(&doomed).contains("\"deleting\":[\""), "the golden HEAD has packs that are being deleted");
+    assert!(
+        String::from_utf8_lossy(&doomed).contains("\"deleting\":[\""),
+        "the golden HEAD has packs that are being deleted"
+    );
     let before = below(&path.join("packs")).len();
     let gc = store.gc(&GcRequest::default(), &Quiet).expect("gc runs");
     assert_eq!((gc.packs_deleted, below(&path.join("packs")).len()), (1, before - 2));
@@ -169,8 +172,12 @@ fn version_1_has_every_stored_kind() {
     let head: Value = serde_json::from_slice(&fs::read(store.join("HEAD")).expect("HEAD")).expect("JSON");
     let head = &head["head"];
     assert!(head["catalog"].is_string() && below(&store.join("catalog")).len() == 1);
-    let kinds: BTreeSet<&String> =
-        head["changes"].as_array().expect("changes").iter().flat_map(|change| change.as_object().expect("a change").keys()).collect();
+    let kinds: BTreeSet<&String> = head["changes"]
+        .as_array()
+        .expect("changes")
+        .iter()
+        .flat_map(|change| change.as_object().expect("a change").keys())
+        .collect();
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["add", "pin", "remove", "tag", "untag"]);
     assert!(head["condemned"].as_object().is_some_and(|packs| packs.len() == 1));
     assert!(head["deleting"].as_array().is_some_and(|packs| packs.len() == 1));
@@ -190,7 +197,8 @@ fn refusal(damage: impl Fn(&Path)) -> String {
     let said = || -> ckpt_store::Result<String> {
         let store = Store::open(&path)?;
         let report = store.verify(&VerifyRequest::default(), &Quiet)?;
-        let mut said: Vec<String> = report.objects.iter().map(|(what, reason)| format!("{what} is damaged: {reason}")).collect();
+        let mut said: Vec<String> =
+            report.objects.iter().map(|(what, reason)| format!("{what} is damaged: {reason}")).collect();
         said.extend(report.damaged.iter().map(ToString::to_string));
         let (mut got, mut refused) = (0, 0);
         for (nr, entry) in store.checkpoints()?.into_iter().enumerate() {
@@ -234,13 +242,25 @@ fn damaged_copies_are_refused_by_name() {
     let unknown = "which this program does not know";
     let hash = "its BLAKE3 does not match its bytes";
     for (said, expected) in [
-        (refusal(|root| rewrite(&root.join("FORMAT"), "format", |format| format["version"] = 2.into())), "FORMAT: it is a store of format version 2, this program reads version 1".to_owned()),
-        (refusal(|root| rewrite(&root.join("FORMAT"), "format", |format| format["features"] = json!(["delta"]))), format!("FORMAT: the store uses \"delta\", {unknown}")),
+        (
+            refusal(|root| rewrite(&root.join("FORMAT"), "format", |format| format["version"] = 2.into())),
+            "FORMAT: it is a store of format version 2, this program reads version 1".to_owned(),
+        ),
+        (
+            refusal(|root| rewrite(&root.join("FORMAT"), "format", |format| format["features"] = json!(["delta"]))),
+            format!("FORMAT: the store uses \"delta\", {unknown}"),
+        ),
         (refusal(|root| flip(&root.join("FORMAT"), 100)), format!("FORMAT is damaged: {hash}")),
         (refusal(|root| flip(&root.join("HEAD"), 120)), format!("HEAD is damaged: {hash}")),
-        (refusal(|root| fs::remove_file(root.join("HEAD")).expect("removing HEAD")), "HEAD is damaged: it is missing".into()),
+        (
+            refusal(|root| fs::remove_file(root.join("HEAD")).expect("removing HEAD")),
+            "HEAD is damaged: it is missing".into(),
+        ),
         (refusal(|root| flip(&root.join(&catalog), 70)), format!("{catalog} is damaged: {hash}")),
-        (refusal(|root| fs::remove_file(root.join(&catalog)).expect("removing the catalog")), format!("{catalog} is damaged: it is missing")),
+        (
+            refusal(|root| fs::remove_file(root.join(&catalog)).expect("removing the catalog")),
+            format!("{catalog} is damaged: it is missing"),
+        ),
     ] {
         assert_eq!(said, expected);
     }
@@ -249,17 +269,47 @@ fn damaged_copies_are_refused_by_name() {
     let trailer = len - 64 - 56 * lines.len();
     for (what, said, expected) in [
         ("manifest", refusal(|root| flip(&root.join(&manifest), 200)), format!("{manifest} is damaged: {hash}")),
-        ("no manifest", refusal(|root| fs::remove_file(root.join(&manifest)).expect("removing")), format!("{manifest} is damaged: it is missing")),
-        ("header", refusal(|root| flip(&root.join(pack), 20)), format!("{pack} is damaged: the checksum of its header is wrong")),
+        (
+            "no manifest",
+            refusal(|root| fs::remove_file(root.join(&manifest)).expect("removing")),
+            format!("{manifest} is damaged: it is missing"),
+        ),
+        (
+            "header",
+            refusal(|root| flip(&root.join(pack), 20)),
+            format!("{pack} is damaged: the checksum of its header is wrong"),
+        ),
         ("magic", refusal(|root| flip(&root.join(pack), 0)), format!("{pack} is damaged: it does not begin as a pack")),
-        ("record", refusal(|root| flip(&root.join(pack), 64 + 10)), format!("{pack} is damaged: the checksum of a record's header is wrong")),
+        (
+            "record",
+            refusal(|root| flip(&root.join(pack), 64 + 10)),
+            format!("{pack} is damaged: the checksum of a record's header is wrong"),
+        ),
         ("raw", refusal(|root| flip(&root.join(pack), at(0) + 5)), "a/tree@100: file ".into()),
         ("zstd", refusal(|root| flip(&root.join(pack), at(1) + 50)), "a/tree@100: file ".into()),
         ("planes", refusal(|root| flip(&root.join(pack), at(2) + 500)), "a/tree@100: file ".into()),
-        ("trailer", refusal(|root| flip(&root.join(pack), trailer + 3)), format!("{pack} is damaged: the BLAKE3 of its trailer does not match")),
-        ("footer", refusal(|root| flip(&root.join(pack), len - 50)), format!("{pack} is damaged: the checksum of its footer is wrong")),
-        ("end", refusal(|root| flip(&root.join(pack), len - 64)), format!("{pack} is damaged: it does not end as a pack")),
-        ("half", refusal(|root| drop(File::options().write(true).open(root.join(pack)).and_then(|file| file.set_len(len as u64 / 2)))), format!("{pack} is damaged: it does not end as a pack")),
+        (
+            "trailer",
+            refusal(|root| flip(&root.join(pack), trailer + 3)),
+            format!("{pack} is damaged: the BLAKE3 of its trailer does not match"),
+        ),
+        (
+            "footer",
+            refusal(|root| flip(&root.join(pack), len - 50)),
+            format!("{pack} is damaged: the checksum of its footer is wrong"),
+        ),
+        (
+            "end",
+            refusal(|root| flip(&root.join(pack), len - 64)),
+            format!("{pack} is damaged: it does not end as a pack"),
+        ),
+        (
+            "half",
+            refusal(|root| {
+                drop(File::options().write(true).open(root.join(pack)).and_then(|file| file.set_len(len as u64 / 2)))
+            }),
+            format!("{pack} is damaged: it does not end as a pack"),
+        ),
         ("none", refusal(|root| fs::remove_file(root.join(pack)).expect("removing")), "no pack holds it".into()),
     ] {
         assert!(said.contains(&expected), "{what}: {said}\n  has not: {expected}");
@@ -315,8 +365,7 @@ fn write_golden() {
     put("dropped.bin", &Tree::file(weights(8, 2000)), request("dropped", Some(1)));
     put("dropped.bin", &Tree::file(weights(9, 2000)), request("dropped", Some(2)));
     let name = |pack: &PathBuf| pack.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-    let dead: Vec<String> =
-        below(&path.join("packs")).iter().filter(|pack| !known.contains(*pack)).map(name).collect();
+    let dead: Vec<String> = below(&path.join("packs")).iter().filter(|pack| !known.contains(*pack)).map(name).collect();
     assert_eq!(dead.len(), 2);
     let dropped = store.remove(&["dropped@1".into(), "dropped@2".into()]).expect("rm");
     rewrite(&path.join("HEAD"), "head", |head| {

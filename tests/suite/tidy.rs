@@ -66,7 +66,11 @@ fn root() -> PathBuf {
 
 /// Paths that git tracks, relative to the root.
 fn tracked() -> Vec<String> {
-    let listed = Command::new("git").current_dir(root()).args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).output().expect("git can be started");
+    let listed = Command::new("git")
+        .current_dir(root())
+        .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .output()
+        .expect("git can be started");
     assert!(listed.status.success(), "{listed:?}");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     listed.split('\0').filter(|path| root().join(path).is_file()).map(str::to_owned).collect()
@@ -221,7 +225,8 @@ fn every_room_says_what_it_never_does() {
     for (path, text) in ["store/src", "cli/src"].into_iter().flat_map(rust_files) {
         let is_test = is_test_file(&path);
         assert!(is_test || text.starts_with("//! "), "{path} does not begin with what it is");
-        let is_room = room(&path).is_some_and(|room| path == format!("store/src/{room}.rs") || path.ends_with("/mod.rs"));
+        let is_room =
+            room(&path).is_some_and(|room| path == format!("store/src/{room}.rs") || path.ends_with("/mod.rs"));
         if is_room && !is_test {
             let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
             let says = ["never", "Never", "nothing"].iter().any(|word| head.contains(word));
@@ -296,7 +301,10 @@ fn anchors(text: &str) -> std::collections::BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let letters = |heading: &str| -> String {
         let kept = heading.to_lowercase();
-        kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
     };
     headings.map(letters).collect()
 }
@@ -305,10 +313,8 @@ fn anchors(text: &str) -> std::collections::BTreeSet<String> {
 fn every_dependency_has_its_reason_and_a_licence_that_fits() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
     let record = fs::read_to_string(root().join("docs/decisions/0002-libraries.md")).expect("the record of libraries");
-    let reasons: BTreeMap<&str, &str> = record
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-        .collect();
+    let reasons: BTreeMap<&str, &str> =
+        record.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).collect();
     let names = manifest
         .lines()
         .skip_while(|line| *line != "[workspace.dependencies]")
@@ -318,8 +324,10 @@ fn every_dependency_has_its_reason_and_a_licence_that_fits() {
         .filter(|name| *name != "ckpt-store");
     let mut count = 0;
     for name in names {
-        let reason = reasons.get(name).unwrap_or_else(|| panic!("docs/decisions/0002-libraries.md says nothing of {name}"));
-        let fits = ["MIT", "Apache-2.0", "BSD", "Unlicense", "Zlib", "CC0"].iter().any(|licence| reason.contains(licence));
+        let reason =
+            reasons.get(name).unwrap_or_else(|| panic!("docs/decisions/0002-libraries.md says nothing of {name}"));
+        let fits =
+            ["MIT", "Apache-2.0", "BSD", "Unlicense", "Zlib", "CC0"].iter().any(|licence| reason.contains(licence));
         assert!(fits, "{name} has no licence that goes with MIT OR Apache-2.0: {reason}");
         count += 1;
     }

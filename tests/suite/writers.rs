@@ -73,7 +73,12 @@ impl Bench {
         let mut command = Command::new(&python);
         let ran = command.current_dir(self.dir.path()).arg("-c").arg(format!("{PRELUDE}\n{script}")).output();
         let ran = ran.unwrap_or_else(|error| panic!("{} can't be started: {error}", Path::new(&python).display()));
-        assert!(ran.status.success(), "{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(
+            ran.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr)
+        );
     }
 
     fn put(&self, name: &str, run_name: &str) -> Value {
@@ -141,8 +146,18 @@ torch.jit.save(torch.jit.script(torch.nn.Linear(200, 300)), "script.pt")
 "#,
     );
     let names = [
-        "fp32.pt", "bf16.bin", "mixed.pth", "tied.pt", "views.pt", "nested.ckpt", "many small.pt", "empty.pt",
-        "zero_size.pt", "sparse.pt", "legacy.pt", "script.pt",
+        "fp32.pt",
+        "bf16.bin",
+        "mixed.pth",
+        "tied.pt",
+        "views.pt",
+        "nested.ckpt",
+        "many small.pt",
+        "empty.pt",
+        "zero_size.pt",
+        "sparse.pt",
+        "legacy.pt",
+        "script.pt",
     ];
     for (nr, name) in names.iter().enumerate() {
         let run_name = format!("kind/{nr}");
@@ -211,7 +226,11 @@ for step in (250, 500, 750):
         let added = bytes(&put, "added_bytes");
         // What trained, the small tensors (one of them trained, and they share a chunk), and the headers of the records.
         let headers = 64 << 10;
-        assert!((changed..changed + small + headers).contains(&added), "{name}: {added} bytes of {}", bytes(&put, "logical_bytes"));
+        assert!(
+            (changed..changed + small + headers).contains(&added),
+            "{name}: {added} bytes of {}",
+            bytes(&put, "logical_bytes")
+        );
         bench.get_and_compare("lightning", name);
     }
     bench.python(r#"same(torch.load("last.ckpt"), torch.load("back-last.ckpt"))"#);

@@ -182,7 +182,9 @@ fn similar(path: &Path, beside: impl Iterator<Item = PathBuf>) -> Vec<String> {
     let stem: String = name.chars().take_while(|c| !c.is_ascii_digit()).collect();
     let mut near: Vec<String> = beside
         .filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
-        .filter(|other| (stem.len() >= 3 && other.starts_with(&stem)) || distance(&name, other) <= name.len().min(8) / 4)
+        .filter(|other| {
+            (stem.len() >= 3 && other.starts_with(&stem)) || distance(&name, other) <= name.len().min(8) / 4
+        })
         .collect();
     near.sort_unstable();
     near.truncate(3);
