@@ -71,6 +71,8 @@ impl Bench {
             panic!("CKPT_TEST_PYTHON is not set: it names a Python with torch and safetensors. `make test` sets it.")
         };
         let mut command = Command::new(&python);
+        // Threads that wait by spinning slow a busy machine down many times over, and nothing here needs a second one.
+        command.env("OMP_NUM_THREADS", "1");
         let ran = command.current_dir(self.dir.path()).arg("-c").arg(format!("{PRELUDE}\n{script}")).output();
         let ran = ran.unwrap_or_else(|error| panic!("{} can't be started: {error}", Path::new(&python).display()));
         assert!(
