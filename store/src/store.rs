@@ -1,7 +1,7 @@
-//! A store: where it is, and one method for each verb. Never holds a lock or an open database between two calls.
+//! A store: where it is, what it is made of and which checkpoints it has; `ops` adds a method for each verb. Never holds a
+//! lock or an open database between two calls.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,13 +17,6 @@ use crate::format::manifest::Manifest;
 use crate::id::{CheckpointId, StoreId};
 use crate::index::Index;
 use crate::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
-use crate::ops::gc::{GcReport, GcRequest};
-use crate::ops::get::{GetReport, GetRequest};
-use crate::ops::put::{PutReport, PutRequest};
-use crate::ops::stats::Stats;
-use crate::ops::verify::{VerifyReport, VerifyRequest};
-use crate::ops::{change, gc, get, put, stats, verify};
-use crate::progress::Progress;
 
 /// A store that can be used.
 pub struct Store {
@@ -96,23 +89,14 @@ impl Store {
         if Head::from_bytes(&head).map_err(|error| error.of(Key::Head))?.store != format.store {
             return Err(Error::corrupt(Key::Format, "it names another store than HEAD"));
         }
+        // Tools that copy objects leave empty directories behind. Where nothing can be written, reading needs none of them.
+        for directory in crate::backend::local::DIRECTORIES.map(|name| root.join(name)) {
+            if !directory.exists() {
+                let _ = backend.disk().create_dir(&directory);
+            }
+        }
         let index = Index::new(root, format.store);
         Ok(Self { root: root.to_owned(), id: format.store, backend, index })
-    }
-
-    /// Stores files or directories as one checkpoint.
-    pub fn put(&self, request: &PutRequest, progress: &dyn Progress) -> Result<PutReport> {
-        put::put(self, request, progress)
-    }
-
-    /// Gives a checkpoint back as files.
-    pub fn get(&self, request: &GetRequest, destination: &Path, progress: &dyn Progress) -> Result<GetReport> {
-        get::get(self, request, destination, progress)
-    }
-
-    /// Writes one file of a checkpoint to a stream.
-    pub fn get_stream(&self, request: &GetRequest, to: &mut dyn Write, progress: &dyn Progress) -> Result<GetReport> {
-        get::get_stream(self, request, to, progress)
     }
 
     /// All checkpoints in the order in which they were stored.
@@ -142,41 +126,6 @@ impl Store {
             read_whole(&self.backend, key, OBJECT_BYTES_MAX)?.ok_or_else(|| Error::corrupt(key, "it is missing"))?;
         let manifest = Manifest::from_bytes(id, &bytes).map_err(|error| error.of(key))?;
         if manifest.store == self.id { Ok(manifest) } else { Err(Error::corrupt(key, "it belongs to another store")) }
-    }
-
-    /// Drops checkpoints; gc frees their room.
-    pub fn remove(&self, references: &[String]) -> Result<Vec<Entry>> {
-        change::remove(self, references)
-    }
-
-    /// Names a checkpoint.
-    pub fn tag(&self, reference: &str, tag: &str) -> Result<Entry> {
-        change::tag(self, reference, tag)
-    }
-
-    /// Takes a checkpoint's name away.
-    pub fn untag(&self, reference: &str, tag: Option<&str>) -> Result<Entry> {
-        change::untag(self, reference, tag)
-    }
-
-    /// Keeps a checkpoint from every policy, or no longer.
-    pub fn pin(&self, reference: &str, pinned: bool) -> Result<Entry> {
-        change::pin(self, reference, pinned)
-    }
-
-    /// Drops checkpoints by rules and frees what nothing uses.
-    pub fn gc(&self, request: &GcRequest, progress: &dyn Progress) -> Result<GcReport> {
-        gc::gc(self, request, progress)
-    }
-
-    /// What the store holds and what is left of the disk.
-    pub fn stats(&self, progress: &dyn Progress) -> Result<Stats> {
-        stats::stats(self, progress)
-    }
-
-    /// Reads everything back and checks it.
-    pub fn verify(&self, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
-        verify::verify(self, request, progress)
     }
 
     /// The store's directory.

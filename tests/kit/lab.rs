@@ -130,6 +130,8 @@ pub struct PackLine {
     pub offset: usize,
     /// Bytes of its payload.
     pub stored_len: usize,
+    /// The number of its codec.
+    pub codec: u8,
 }
 
 /// The lines of the trailer of a sound pack.
@@ -144,7 +146,7 @@ pub fn pack_lines(pack: &[u8]) -> Vec<PackLine> {
     let line = |at: usize| {
         let mut chunk = [0; 32];
         chunk.copy_from_slice(&pack[at..at + 32]);
-        PackLine { chunk, offset: number(at + 32, 8), stored_len: number(at + 40, 4) }
+        PackLine { chunk, offset: number(at + 32, 8), stored_len: number(at + 40, 4), codec: pack[at + 52] }
     };
     (start..start + len).step_by(56).map(line).collect()
 }

@@ -272,8 +272,23 @@ fn a_full_disk_is_exit_5_and_a_busy_store_6() {
     desk.ok(&["gc", "--dry-run"]);
     let missing = desk.store().join("sessions");
     fs::rename(&missing, desk.path("elsewhere")).expect("moving a directory");
+    fs::write(&missing, "").expect("a file where a directory should be");
     let ran = ckpt_fails(&desk.store(), ["pin", "a/b@100"], 6);
     assert!(ran.stderr.contains("\nCaused by: "), "{ran:?}");
+}
+
+#[test]
+fn a_store_without_its_empty_directories_works() {
+    let desk = Desk::six();
+    for name in ["sessions", "tmp", "locks", "index"] {
+        fs::remove_dir_all(desk.store().join(name)).expect("removing a directory");
+    }
+    desk.ok(&["ls"]);
+    desk.ok(&["get", "a/b@100", "back"]);
+    desk.file("more", 100_000);
+    desk.ok(&["put", "more", "--run", "b"]);
+    desk.ok(&["gc", "--keep-last", "1"]);
+    desk.ok(&["verify"]);
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn reasons(verdict: &Verdict) -> Vec<String> {
         Reason::Pinned => "pinned".to_owned(),
         Reason::Tagged(tag) => format!("tagged {tag}"),
         Reason::Last(count) => format!("among the last {count}"),
-        Reason::Best { metric, rank } => format!("{metric} number {rank}"),
+        Reason::Best { metric, rank } => format!("number {rank} by {metric}"),
         Reason::Every(steps) => format!("a step divisible by {steps}"),
         Reason::Within => "young enough".to_owned(),
         Reason::NoRule => "no rule keeps it".to_owned(),

@@ -50,6 +50,11 @@ impl LocalBackend {
         Self { root, disk, folders: Mutex::default(), counter: AtomicU64::new(0) }
     }
 
+    /// What changes the disk.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// Makes the directories and the first two objects of a store. FORMAT comes last: a directory without it is no store.
     pub fn init(&self, head: &[u8], format: &[u8]) -> Result<()> {
         let _lock = File::open(&self.root)
