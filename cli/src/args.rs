@@ -3,22 +3,28 @@
 
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Options that every command has stand apart: among a command's own they would hide them.
+const COMMON: &str = "Common options";
 
 /// Keeps training checkpoints: cut at tensor borders, each chunk compressed and kept once.
 ///
 /// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest), or an id.
 #[derive(Debug, Parser)]
-#[command(name = "ckpt", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "ckpt", version, max_term_width = 100)]
 pub struct Args {
     /// Where the store is; otherwise the nearest directory `.ckpt` here or above
-    #[arg(long, global = true, value_name = "PATH", env = "CKPT_STORE", hide_env_values = true)]
+    // Read as text that may be empty: an empty CKPT_STORE gets our own message and not one about a flag that nobody gave.
+    #[arg(long, global = true, value_name = "PATH", env = "CKPT_STORE", hide_env_values = true, help_heading = COMMON,
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from))]
     pub store: Option<PathBuf>,
     /// Print one JSON value on stdout instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
     /// Show no progress
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = COMMON)]
     pub quiet: bool,
     #[command(subcommand)]
     pub command: Command,
@@ -42,7 +48,7 @@ pub enum Command {
     Tag(Tag),
     /// Take a tag away
     Untag(Untag),
-    /// Keep a checkpoint from rm and every rule
+    /// Keep a checkpoint from rm, put --replace and every rule
     Pin(Reference),
     /// Undo pin
     Unpin(Reference),
@@ -65,7 +71,7 @@ pub struct Put {
     #[arg(long)]
     pub run: String,
     /// The training step; otherwise read from names such as step=35000, checkpoint-500, model_step_10000.pt
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub step: Option<u64>,
     /// A number to remember, such as val_loss=0.31
     #[arg(long = "metric", value_name = "K=V", value_parser = metric)]
@@ -76,7 +82,7 @@ pub struct Put {
     /// A name for the checkpoint
     #[arg(long = "tag", value_name = "T")]
     pub tags: Vec<String>,
-    /// Take the place of the checkpoint of the same run and step
+    /// Take the place of the checkpoint of the same run and step, unless that is pinned
     #[arg(long)]
     pub replace: bool,
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 
 use ckpt_store::{Entry, name_of};
 use comfy_table::{CellAlignment, Table, presets};
@@ -15,8 +16,7 @@ use crate::failure::Failure;
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written
-        .map_err(|source| ckpt_store::Error::Unavailable { action: "write to", path: "stdout".into(), source }.into())
+    written.map_err(|error| ckpt_store::Error::io("write to", Path::new("stdout"), error).into())
 }
 
 /// Prints one JSON value and a newline.
@@ -74,6 +74,14 @@ pub fn table(head: &[&str], right: &[&str], rows: Vec<Vec<String>>) -> String {
 /// A text in which nothing can move the cursor or break the line: names come from files.
 pub fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// A checkpoint's name with its run, also when it has no step.
+pub fn title(entry: &Entry) -> String {
+    match entry.step {
+        Some(_) => name_of(entry),
+        None => format!("{} ({})", entry.run, entry.id),
+    }
 }
 
 /// Metrics as `k=v`, separated by spaces.

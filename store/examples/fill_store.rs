@@ -32,7 +32,7 @@ fn main() {
         "--checkpoints" => {
             for step in 0..count {
                 fs::write(&source, step.to_le_bytes()).unwrap();
-                put(&store, &source, &format!("run-{}", step % 10), step);
+                put(&store, &source, "fill", step);
             }
         }
         _ => panic!("--chunks or --checkpoints"),

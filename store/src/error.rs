@@ -37,7 +37,7 @@ impl fmt::Display for Thing {
             Self::Checkpoint => "checkpoint",
             Self::Tag => "tag",
             Self::File => "file",
-            Self::Source => "source",
+            Self::Source => "file or directory",
             Self::Destination => "destination",
         })
     }

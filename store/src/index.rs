@@ -171,12 +171,12 @@ impl Index {
     }
 
     fn rebuild(&self, reason: &str, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
-        progress.notice(Notice::IndexRebuilt { reason: reason.to_owned() });
         {
             let _lock = lock_index(&self.root)?;
             // Somebody else may have mended it while this process waited for the lock.
             if matches!(self.read(&[]), Err(Trouble::Broken(_))) {
                 self.clear()?;
+                progress.notice(Notice::IndexRebuilt { reason: reason.to_owned() });
             }
         }
         self.absorb(backend, head, progress).map_err(Trouble::into_error)
@@ -234,9 +234,12 @@ impl Index {
     /// Makes the index a new one that knows nothing. The caller holds its lock.
     fn clear(&self) -> Result<()> {
         let path = self.path();
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        removed.map_err(|error| Error::io("remove", &path, error))?;
         fs::create_dir(&path).map_err(|error| Error::io("create", &path, error))
     }
 

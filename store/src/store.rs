@@ -44,9 +44,15 @@ impl Store {
 
     /// [`Store::init`] with all changes of the disk going through `disk`.
     pub fn init_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        if root.exists() && !root.is_dir() {
+            return Err(Error::Invalid(format!("{} is not a directory", root.display())));
+        }
         fs::create_dir_all(root).map_err(|error| Error::io("create", root, error))?;
         let backend = LocalBackend::new(root.to_owned(), Arc::clone(&disk));
         if backend.open(Key::Format)?.is_none() {
+            if was_used(root) {
+                return Err(Error::corrupt(Key::Format, "it is missing"));
+            }
             let allowed = |name: &str| crate::backend::local::DIRECTORIES.contains(&name) || name == "HEAD";
             for entry in fs::read_dir(root).map_err(|error| Error::io("read", root, error))? {
                 let name = entry.map_err(|error| Error::io("read", root, error))?.file_name();
@@ -75,6 +81,9 @@ impl Store {
     pub fn open_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
         let backend = LocalBackend::new(root.to_owned(), disk);
         let Some(bytes) = read_whole(&backend, Key::Format, HEAD_BYTES_MAX)? else {
+            if was_used(root) {
+                return Err(Error::corrupt(Key::Format, "it is missing"));
+            }
             return Err(Error::NotFound {
                 thing: Thing::Store,
                 name: format!("in {}", root.display()),
@@ -193,4 +202,11 @@ impl Store {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
+}
+
+/// Whether a directory without FORMAT is a store that lost it, which init must not make anew: an interrupted init leaves
+/// nothing in these.
+fn was_used(root: &Path) -> bool {
+    let holds_any = |folder| fs::read_dir(root.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
+    ["checkpoints", "packs", "catalog"].into_iter().any(holds_any)
 }

@@ -1,7 +1,10 @@
 //! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
 
 pub mod disk;
+pub mod gate;
 pub mod image;
+pub mod lab;
+pub mod mounts;
 pub mod run;
 pub mod sample;
 pub mod world;

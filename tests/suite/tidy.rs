@@ -1,1 +1,327 @@
 //! Habits as tests: import direction, file length, banned calls, docs that match.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The rooms of the library from the top down. A room may use those that stand in a later row; those of one row don't know
+/// each other. `docs/architecture.md` shows the same table.
+const RANKS: &[&[&str]] = &[
+    &["store"],
+    &["ops"],
+    &["catalog"],
+    &["index"],
+    &["packs", "session"],
+    &["backend", "parallel"],
+    &["format"],
+    &["split", "codec"],
+    &["progress", "limits", "error"],
+    &["id"],
+];
+
+/// Arrows that the table does not allow and that stay for the reason given. Should be empty.
+const ARROWS_ALLOWED: &[(&str, &str, &str)] = &[];
+
+/// The longest file, tests not counted.
+const LINES_MAX: usize = 400;
+
+/// Files that are longer, and why. Should be empty.
+const LONG_FILES_ALLOWED: &[(&str, &str)] = &[];
+
+/// Calls that don't belong where they would be, and what to use instead: folder, text, replacement.
+const BANNED: &[(&str, &str, &str)] = &[
+    ("store/src", "println!(", "a value, or crate::progress::Notice"),
+    ("store/src", "print!(", "a value, or crate::progress::Notice"),
+    ("store/src", "std::env", "an argument: the environment is the command's to read"),
+    ("store/src", "env::var", "an argument: the environment is the command's to read"),
+    ("store/src", "home_dir", "an argument"),
+    ("store/src", "std::process::exit", "an error"),
+    ("store/src", "fs::write(", "backend::Disk, which makes it durable and lets tests cut it short"),
+    ("store/src", "mmap", "read_exact_at: a mapped file that shrinks is SIGBUS"),
+    ("store/src", "SystemTime::now", "Store::now_ms"),
+    ("store/src", "clap", "nothing: the library has no command line"),
+    ("store/src", "_ne_bytes", "the _le_ form: files are read on other machines"),
+    ("cli/src", "_ne_bytes", "the _le_ form"),
+    ("store/src", ".unwrap()", "?, or an expect-free match"),
+    ("cli/src", ".unwrap()", "?"),
+    ("store/src", ".expect(", "?"),
+    ("cli/src", ".expect(", "?"),
+    ("cli/src", " println!(", "output::print, which bears a reader that went away"),
+    ("tests", "thread::sleep_ms", "a loop that waits for what it needs"),
+    ("tests", ".elapsed() <", "nothing: a slow machine is no failure, and benchmarks measure time"),
+    ("tests", "SystemTime::now", "fixed times: a test must not depend on the day"),
+];
+
+/// Places that may use a banned text: file, text.
+const BANNED_ALLOWED: &[(&str, &str)] = &[("store/src/store.rs", "SystemTime::now")];
+
+fn root() -> PathBuf {
+    fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).expect("the workspace's directory")
+}
+
+/// Paths that git tracks, relative to the root.
+fn tracked() -> Vec<String> {
+    let listed =
+        Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output().expect("git can be started");
+    assert!(listed.status.success(), "{listed:?}");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    listed.split('\0').filter(|path| root().join(path).is_file()).map(str::to_owned).collect()
+}
+
+fn rust_files(folder: &str) -> Vec<(String, String)> {
+    let prefix = format!("{folder}/");
+    let paths = tracked().into_iter().filter(|path| path.starts_with(&prefix) && path.ends_with(".rs"));
+    let read = |path: String| {
+        let text = fs::read_to_string(root().join(&path)).expect("a tracked file can be read");
+        (path, text)
+    };
+    let files: Vec<(String, String)> = paths.map(read).collect();
+    assert!(!files.is_empty(), "{folder} has no Rust files: is this test looking in the right place?");
+    files
+}
+
+/// The lines of a file with their numbers, up to the tests in it, without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().take_while(|line| !line.starts_with("mod tests {"));
+    lines.zip(1..).filter(|(line, _)| !line.trim_start().starts_with("//")).map(|(line, number)| (number, line))
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/") || path.starts_with("tests/suite")
+}
+
+/// The room of a file of the library.
+fn room(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("store/src/")?.split('/').next()?;
+    Some(name.strip_suffix(".rs").unwrap_or(name)).filter(|room| *room != "lib")
+}
+
+fn rank(room: &str) -> usize {
+    let found = RANKS.iter().position(|rooms| rooms.contains(&room));
+    found.unwrap_or_else(|| panic!("room {room} has no rank: add it to RANKS and to docs/architecture.md"))
+}
+
+/// The rooms that a line names as `crate::room…` or `crate::{room…, room…}`.
+fn rooms_named(line: &str) -> Vec<&str> {
+    let mut named = Vec::new();
+    for (at, _) in line.match_indices("crate::") {
+        let rest = &line[at + "crate::".len()..];
+        let word = |text: &str| text.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').count();
+        match rest.strip_prefix('{') {
+            // Only the outer names: what stands in inner braces belongs to the room before it.
+            Some(list) => {
+                let mut depth = 0;
+                let mut start = true;
+                for (at, c) in list.char_indices() {
+                    if depth == 0 && start && c.is_ascii_lowercase() {
+                        named.push(&list[at..at + word(&list[at..])]);
+                    }
+                    start = (start && c == ' ') || c == ',';
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        _ => {}
+                    }
+                }
+            }
+            None => named.push(&rest[..word(rest)]),
+        }
+    }
+    // `crate::Error` and the like are the re-exports of lib.rs: no room above.
+    named.retain(|room| !room.is_empty());
+    named
+}
+
+#[test]
+fn imports_point_downward() {
+    let mut upward = Vec::new();
+    let mut seen = 0;
+    for (path, text) in rust_files("store/src") {
+        let Some(from) = room(&path).filter(|_| !is_test_file(&path)) else { continue };
+        for (number, line) in code(&text) {
+            for to in rooms_named(line) {
+                seen += 1;
+                let allowed = ARROWS_ALLOWED.iter().any(|(a, b, _)| (*a, *b) == (from, to));
+                if to != from && rank(to) <= rank(from) && !allowed {
+                    upward.push(format!("{path}:{number}: {from} must not know {to}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} imports were found: the parser has gone blind");
+    assert!(upward.is_empty(), "{}", upward.join("\n"));
+}
+
+#[test]
+fn the_parser_of_imports_sees_all_forms() {
+    assert_eq!(rooms_named("use crate::format::pack::{self, Line};"), ["format"]);
+    assert_eq!(rooms_named("use crate::{codec::{Codec, Decoder}, index, Error};"), ["codec", "index"]);
+    assert_eq!(rooms_named("    let x = crate::progress::Quiet; crate::id::ChunkId::of(b)"), ["progress", "id"]);
+    assert_eq!(rooms_named("Err(crate::Error::Interrupted)"), Vec::<&str>::new());
+}
+
+#[test]
+fn every_room_is_ranked_and_shown_in_the_docs() {
+    let docs = fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
+    let mut rooms: Vec<String> =
+        rust_files("store/src").iter().filter_map(|(path, _)| room(path).map(str::to_owned)).collect();
+    rooms.sort_unstable();
+    rooms.dedup();
+    let mut ranked: Vec<&str> = RANKS.iter().flat_map(|rooms| rooms.iter().copied()).collect();
+    ranked.sort_unstable();
+    assert_eq!(rooms, ranked, "RANKS lists the rooms that there are");
+    for room in rooms {
+        assert!(docs.contains(&format!("`{room}`")), "docs/architecture.md does not show the room {room}");
+    }
+}
+
+#[test]
+fn the_command_uses_the_public_api_alone() {
+    let api = fs::read_to_string(root().join("store/src/lib.rs")).expect("store/src/lib.rs");
+    let hidden: Vec<&str> = api
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")))
+        .map(|name| name.trim_end_matches(';'))
+        .collect();
+    assert!(hidden.len() > 10, "lib.rs lists its rooms as `mod name;`");
+    for (path, text) in rust_files("cli/src") {
+        for (number, line) in code(&text) {
+            for (at, _) in line.match_indices("ckpt_store::") {
+                let rest = &line[at + "ckpt_store::".len()..];
+                let bad = hidden.iter().find(|room| rest.starts_with(&format!("{room}::")));
+                assert!(bad.is_none(), "{path}:{number}: the command uses a room of the library: {}", line.trim());
+            }
+        }
+    }
+    let manifest = fs::read_to_string(root().join("cli/Cargo.toml")).expect("cli/Cargo.toml");
+    for library in ["rocksdb", "blake3", "zstd", "rmp-serde"] {
+        assert!(!manifest.contains(library), "the command must not know {library}: that is the library's");
+    }
+}
+
+#[test]
+fn files_are_short() {
+    let mut long = Vec::new();
+    for (path, text) in ["store/src", "cli/src", "tests/kit"].into_iter().flat_map(rust_files) {
+        let lines = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
+        if lines > LINES_MAX && !is_test_file(&path) && !LONG_FILES_ALLOWED.iter().any(|(file, _)| *file == path) {
+            long.push(format!("{path} has {lines} lines"));
+        }
+    }
+    assert!(long.is_empty(), "at most {LINES_MAX} lines without tests: {}", long.join(", "));
+}
+
+#[test]
+fn every_room_says_what_it_never_does() {
+    for (path, text) in ["store/src", "cli/src"].into_iter().flat_map(rust_files) {
+        assert!(text.starts_with("//! "), "{path} does not begin with what it is");
+        let is_room =
+            room(&path).is_some_and(|room| path == format!("store/src/{room}.rs") || path.ends_with("/mod.rs"));
+        if is_room && !is_test_file(&path) {
+            let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+            let says = ["never", "Never", "nothing"].iter().any(|word| head.contains(word));
+            assert!(says, "{path}: a room says what it never does");
+        }
+    }
+}
+
+#[test]
+fn banned_calls_are_not_used() {
+    let mut found = Vec::new();
+    for (folder, banned, instead) in BANNED {
+        for (path, text) in rust_files(folder) {
+            let is_here = path == "tests/suite/tidy.rs" || BANNED_ALLOWED.contains(&(&path, banned));
+            if is_here || (is_test_file(&path) && *folder != "tests") {
+                continue;
+            }
+            for (number, line) in code(&text).filter(|(_, line)| line.contains(banned)) {
+                found.push(format!("{path}:{number}: use {instead}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn files_name_no_machine_and_no_registry() {
+    // Put together here, so that this file is none of them.
+    let private = [["/ro", "ot/"].concat(), ["/wo", "rk/"].concat(), ["/home", "/user"].concat()];
+    let hosts = ["index.crates.io", "static.crates.io", "files.pythonhosted.org", "artifactory", "proxy.golang"];
+    let mut found = Vec::new();
+    for path in tracked() {
+        // Golden stores are bytes; the lock file names the registry by its own fixed address.
+        if path.starts_with("tests/golden/") || path == "Cargo.lock" || path == "tests/suite/tidy.rs" {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&fs::read(root().join(&path)).expect("a tracked file")).into_owned();
+        for (line, number) in text.lines().zip(1..) {
+            if private.iter().any(|text| line.contains(&**text)) || hosts.iter().any(|host| line.contains(host)) {
+                found.push(format!("{path}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn links_in_the_docs_lead_somewhere() {
+    let mut broken = Vec::new();
+    for path in tracked().into_iter().filter(|path| path.ends_with(".md")) {
+        let text = fs::read_to_string(root().join(&path)).expect("a tracked file");
+        let folder = root().join(&path).parent().expect("a folder").to_owned();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split([')', ' ']).next().unwrap_or_default();
+            if target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { root().join(&path) } else { folder.join(file) };
+            if !file.exists() {
+                broken.push(format!("{path}: {target} is not there"));
+            } else if !anchor.is_empty() && !anchors(&fs::read_to_string(&file).unwrap_or_default()).contains(anchor) {
+                broken.push(format!("{path}: {target} has no such heading"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The anchors that a page's headings get, as forges make them.
+fn anchors(text: &str) -> std::collections::BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let letters = |heading: &str| -> String {
+        let kept = heading.to_lowercase();
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    };
+    headings.map(letters).collect()
+}
+
+#[test]
+fn every_dependency_has_its_reason_and_a_licence_that_fits() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let record = fs::read_to_string(root().join("docs/decisions/0002-libraries.md")).expect("the record of libraries");
+    let reasons: BTreeMap<&str, &str> =
+        record.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).collect();
+    let names = manifest
+        .lines()
+        .skip_while(|line| *line != "[workspace.dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(" = ").map(|(name, _)| name))
+        .filter(|name| *name != "ckpt-store");
+    let mut count = 0;
+    for name in names {
+        let reason =
+            reasons.get(name).unwrap_or_else(|| panic!("docs/decisions/0002-libraries.md says nothing of {name}"));
+        let fits =
+            ["MIT", "Apache-2.0", "BSD", "Unlicense", "Zlib", "CC0"].iter().any(|licence| reason.contains(licence));
+        assert!(fits, "{name} has no licence that goes with MIT OR Apache-2.0: {reason}");
+        count += 1;
+    }
+    assert_eq!(count, reasons.len(), "docs/decisions/0002-libraries.md lists libraries that are not used");
+}

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use ckpt_store::{GetRequest, name_of};
+use ckpt_store::GetRequest;
 use serde::Serialize;
 
 use super::Context;
 use crate::args::Get;
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, print, print_json, size};
+use crate::output::{CheckpointJson, print, print_json, size, title};
 
 #[derive(Serialize)]
 struct GetJson {
@@ -49,5 +49,5 @@ pub fn run(context: &Context, args: &Get) -> Result<(), Failure> {
     }
     let files = if report.files == 1 { String::new() } else { format!("{} files, ", report.files) };
     let path = path.unwrap_or_default();
-    print(&format!("{}: {files}{} in {:.2} s to {path}\n", name_of(&report.entry), size(report.bytes), report.seconds))
+    print(&format!("{}: {files}{} in {:.2} s to {path}\n", title(&report.entry), size(report.bytes), report.seconds))
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ckpt_store::{Content, Entry, File, Segment, Tensor, name_of};
+use ckpt_store::{Content, Entry, File, Segment, Tensor};
 use serde::Serialize;
 
 use super::Context;
 use crate::args::{Ls, Show};
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, age, metrics, print, print_json, printable, size, table, tags, time};
+use crate::output::{CheckpointJson, age, metrics, print, print_json, printable, size, table, tags, time, title};
 
 #[derive(Serialize)]
 struct RunJson {
@@ -119,7 +119,7 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
             members: manifest.files.iter().map(|file| member_json(file, args.tensors)).collect(),
         });
     }
-    let mut text = format!("{}\n", printable(&name_of(&entry)));
+    let mut text = format!("{}\n", printable(&title(&entry)));
     let mut fact = |name: &str, value: String| {
         if !value.is_empty() {
             text += &format!("  {name:<9}{}\n", printable(&value));

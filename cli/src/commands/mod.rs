@@ -70,8 +70,9 @@ impl Context {
             return local(store);
         }
         let here = std::env::current_dir().map_err(|error| ckpt_store::Error::io("read", Path::new("."), error))?;
-        let found =
-            here.ancestors().map(|directory| directory.join(".ckpt")).find(|store| store.join("FORMAT").exists());
+        // Either will do: that a store lost its FORMAT has to be said, not passed over.
+        let is_store = |store: &PathBuf| store.join("FORMAT").exists() || store.join("HEAD").exists();
+        let found = here.ancestors().map(|directory| directory.join(".ckpt")).find(is_store);
         found.ok_or_else(|| {
             let name = format!("here or above ({})", here.display());
             ckpt_store::Error::NotFound { thing: ckpt_store::Thing::Store, name, near: Vec::new() }.into()

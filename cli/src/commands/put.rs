@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::Context;
 use crate::args::Put;
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, print, print_json, size};
+use crate::output::{CheckpointJson, print, print_json, size, title};
 use crate::step;
 
 #[derive(Serialize)]
@@ -47,12 +47,9 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
 
 fn line(report: &PutReport) -> String {
     let entry = &report.entry;
-    let name = match entry.step {
-        Some(_) => ckpt_store::name_of(entry),
-        None => format!("{} ({})", entry.run, entry.id),
-    };
     format!(
-        "{name}: {} in {:.2} s, {} already stored, {} new, {} written\n",
+        "{}: {} in {:.2} s, {} already stored, {} new, {} written\n",
+        title(entry),
         size(entry.logical_bytes),
         report.seconds,
         size(entry.logical_bytes.saturating_sub(entry.added_bytes)),

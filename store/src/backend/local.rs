@@ -111,7 +111,10 @@ impl Backend for LocalBackend {
         let path = self.path(key);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Where a directory should be and a file is, there is no object either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(error) => return Err(Error::io("open", &path, error)),
         };
         let size = file.metadata().map_err(|error| Error::io("read", &path, error))?.len();

@@ -45,6 +45,9 @@ pub fn resolve<'a>(state: &'a State, text: &str) -> Result<&'a Entry> {
         }
         return by_id(state, text);
     };
+    if run.is_empty() {
+        return Err(Error::Invalid(format!("{text:?} names no run: a ref is RUN@STEP, RUN@TAG, RUN or an id")));
+    }
     if newest(state, run).is_none() {
         return Err(no_run(state, run));
     }
@@ -204,7 +207,7 @@ fn near_refs(state: &State, run: &str, what: &str) -> Vec<String> {
 }
 
 /// The number of single-character edits between two names.
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

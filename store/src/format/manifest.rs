@@ -202,6 +202,9 @@ impl Manifest {
         let mut seen: HashMap<&[u8], bool> = HashMap::with_capacity(self.files.len());
         for file in &self.files {
             check_path(&file.path)?;
+            if file.mode > 0o777 {
+                return Err(FormatError::damaged(format!("{} has mode {:o}", lossy(&file.path), file.mode)));
+            }
             let parent = parent_of(&file.path);
             if !parent.is_empty() && seen.get(parent) != Some(&true) {
                 return Err(FormatError::damaged(format!("{} is in no directory of it", lossy(&file.path))));
@@ -282,19 +285,17 @@ fn check_path(path: &[u8]) -> Result<(), FormatError> {
     path.split(|byte| *byte == b'/').try_for_each(check_component)
 }
 
-/// Whether a link at `path` with `target` can only lead to something inside the checkpoint.
+/// Whether a link at `path` with `target` can only lead to something inside the checkpoint. A `..` counts only at the
+/// beginning, where it leaves directories that are real: after another link's name nobody can say where it leads.
 pub fn link_stays_inside(path: &[u8], target: &[u8]) -> bool {
     if target.is_empty() || target[0] == b'/' || target.contains(&0) || target.len() > PATH_BYTES_MAX {
         return false;
     }
-    let mut depth = path.iter().filter(|byte| **byte == b'/').count();
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if depth == 0 => return false,
-            b".." => depth -= 1,
-            _ => depth += 1,
-        }
+    let depth = path.iter().filter(|byte| **byte == b'/').count();
+    let mut parts = target.split(|byte| *byte == b'/').filter(|part| !matches!(part, [] | [b'.'])).peekable();
+    let mut ups = 0;
+    while parts.next_if(|part| part == b"..").is_some() {
+        ups += 1;
     }
-    true
+    ups <= depth && parts.all(|part| part != b"..")
 }

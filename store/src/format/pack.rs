@@ -64,6 +64,8 @@ impl Header {
         bytes[16..32].copy_from_slice(&self.store.to_bytes());
         bytes[32..48].copy_from_slice(&self.pack.to_bytes());
         bytes[48..64].copy_from_slice(&self.session.to_bytes());
+        let check = header_check(&bytes);
+        bytes[12..16].copy_from_slice(&check.to_le_bytes());
         bytes
     }
 
@@ -73,11 +75,14 @@ impl Header {
         if fields.bytes(8)? != MAGIC {
             return Err(FormatError::damaged("it does not begin as a pack"));
         }
-        let (version, flags, reserved) = (fields.u16()?, fields.u16()?, fields.u32()?);
-        if version != VERSION || flags != 0 || reserved != 0 {
+        let (version, flags, check) = (fields.u16()?, fields.u16()?, fields.u32()?);
+        if version != VERSION || flags != 0 {
             return Err(FormatError::Unsupported(format!(
                 "pack version {version}, flags {flags:#x} are not known here"
             )));
+        }
+        if bytes.get(..HEADER_BYTES).map(header_check) != Some(check) {
+            return Err(FormatError::damaged("the checksum of its header is wrong"));
         }
         Ok(Self {
             store: StoreId::from_bytes(fields.array()?),
@@ -85,6 +90,11 @@ impl Header {
             session: SessionId::from_bytes(fields.array()?),
         })
     }
+}
+
+/// CRC32C of a pack's header without the four bytes that hold it.
+fn header_check(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..HEADER_BYTES])
 }
 
 /// Where a record that begins at or after `end` has its header and its payload.

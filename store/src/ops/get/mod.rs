@@ -5,7 +5,6 @@ mod restore;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::time::Instant;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use self::restore::Restore;
+use self::restore::{Restore, Shape};
 use crate::catalog::{State, refs};
 use crate::error::{Damage, Error, Result, Thing};
 use crate::format::catalog::Entry;
@@ -69,10 +68,8 @@ pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &d
     let started = Instant::now();
     let opened = open(store, request)?;
     let chosen = choose(&opened, request)?;
-    let single = is_single(&opened.manifest, request, &chosen);
-    let target = target(&opened.manifest, &chosen, single, destination);
-    refuse_existing(&target, request.force)?;
-    let restore = Restore::begin(&opened.manifest, &chosen, single, &target)?;
+    let (target, shape) = aim(&opened.manifest, request, &chosen, destination)?;
+    let restore = Restore::begin(&opened.manifest, &chosen, shape, &target, request.force)?;
     let extents: Vec<Extent> = {
         let mut extents: Vec<Extent> = chosen.iter().flat_map(|file| opened.manifest.extents(*file)).collect();
         extents.sort_unstable_by_key(|extent| (extent.chunk, extent.file_at));
@@ -102,7 +99,7 @@ pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &d
     if !damaged.is_empty() {
         return Err(report_damage(store, &opened, &damaged, &groups, &ids));
     }
-    restore.finish(request.force)?;
+    restore.finish()?;
     let report = GetReport {
         path: Some(target),
         files: chosen.iter().filter(|file| is_file(&opened.manifest, **file)).count() as u64,
@@ -253,24 +250,25 @@ fn is_single(manifest: &Manifest, request: &GetRequest, chosen: &[u32]) -> bool 
     only_file && (manifest.root.is_none() || !request.files.is_empty())
 }
 
-/// Where things go, as with `cp -r`.
-fn target(manifest: &Manifest, chosen: &[u32], single: bool, destination: &Path) -> PathBuf {
-    let own_name = if single {
-        Path::new(OsStr::from_bytes(&manifest.files[chosen[0] as usize].path)).file_name()
-    } else {
-        manifest.root.as_ref().map(|root| OsStr::from_bytes(root))
-    };
-    match own_name {
-        Some(name) if destination.is_dir() => destination.join(name),
-        _ => destination.to_owned(),
+/// Where things go, as with `cp -r`, and what they become there.
+fn aim(manifest: &Manifest, request: &GetRequest, chosen: &[u32], destination: &Path) -> Result<(PathBuf, Shape)> {
+    let into = destination.is_dir();
+    if is_single(manifest, request, chosen) {
+        let name = Path::new(OsStr::from_bytes(&manifest.files[chosen[0] as usize].path)).file_name();
+        if !into && destination.as_os_str().as_bytes().ends_with(b"/") {
+            let name = destination.display().to_string();
+            return Err(Error::NotFound { thing: Thing::Destination, name, near: Vec::new() });
+        }
+        return Ok((
+            name.filter(|_| into).map_or_else(|| destination.to_owned(), |name| destination.join(name)),
+            Shape::File,
+        ));
     }
-}
-
-fn refuse_existing(target: &Path, force: bool) -> Result<()> {
-    match fs::symlink_metadata(target) {
-        Ok(_) if !force => Err(Error::Exists { thing: Thing::Destination, name: target.display().to_string() }),
-        _ => Ok(()),
-    }
+    Ok(match &manifest.root {
+        Some(root) if into => (destination.join(OsStr::from_bytes(root)), Shape::Tree),
+        None if into => (destination.to_owned(), Shape::Members),
+        _ => (destination.to_owned(), Shape::Tree),
+    })
 }
 
 /// Names what the damaged chunks belong to, and sets them aside so that storing the same bytes again heals them.

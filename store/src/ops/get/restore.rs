@@ -18,32 +18,53 @@ use crate::format::manifest::{Content, File as Member, Manifest};
 /// Files kept open while they are written; more are opened again for each piece.
 const OPEN_MAX: usize = 128;
 
+/// What a target becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// The one chosen file or link.
+    File,
+    /// A directory that holds what was chosen.
+    Tree,
+    /// It is a directory already, of other things too, and gets each chosen member that is in no other.
+    Members,
+}
+
 /// Files on their way to a target.
 pub struct Restore<'a> {
     manifest: &'a Manifest,
     chosen: &'a [u32],
     target: PathBuf,
     temporary: PathBuf,
-    /// Whether the target is a single file and not a directory.
-    single: bool,
+    shape: Shape,
+    /// Whether what has the name already is replaced.
+    force: bool,
     open: HashMap<u32, File>,
     finished: bool,
 }
 
 impl<'a> Restore<'a> {
     /// Makes the directories and the files in their full size, with what the manifest holds of them inline.
-    pub fn begin(manifest: &'a Manifest, chosen: &'a [u32], single: bool, target: &Path) -> Result<Self> {
-        let temporary = temporary_beside(target)?;
+    pub fn begin(manifest: &'a Manifest, chosen: &'a [u32], shape: Shape, target: &Path, force: bool) -> Result<Self> {
         let mut restore = Self {
             manifest,
             chosen,
             target: target.to_owned(),
-            temporary,
-            single,
+            temporary: PathBuf::new(),
+            shape,
+            force,
             open: HashMap::new(),
-            finished: false,
+            // So far there is nothing to clear away.
+            finished: true,
         };
-        if !single {
+        let moves = restore.moves();
+        for (_, to) in &moves {
+            if !force && fs::symlink_metadata(to).is_ok() {
+                return Err(exists(to));
+            }
+        }
+        restore.temporary = temporary_beside(moves.first().map_or(target, |(_, to)| to))?;
+        restore.finished = false;
+        if shape != Shape::File {
             fs::create_dir(&restore.temporary).map_err(|error| restore.write_error(&restore.temporary, error))?;
         }
         for file in chosen {
@@ -83,7 +104,7 @@ impl<'a> Restore<'a> {
     }
 
     /// Makes everything durable and gives it its name.
-    pub fn finish(mut self, force: bool) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         self.chosen.par_iter().try_for_each(|file| self.finish_file(*file))?;
         // Directories last and deepest first: a read-only one could not be filled, and filling it changes its time.
         for file in self.chosen.iter().rev() {
@@ -98,19 +119,29 @@ impl<'a> Restore<'a> {
                 done.map_err(|error| self.write_error(&path, error))?;
             }
         }
-        if !self.single {
+        if self.shape != Shape::File {
             let synced = File::open(&self.temporary).and_then(|directory| directory.sync_all());
             synced.map_err(|error| self.write_error(&self.temporary, error))?;
         }
-        self.put_in_place(force).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Error::Exists { thing: Thing::Destination, name: self.target.display().to_string() }
-            }
-            _ => self.write_error(&self.target, error),
-        })?;
-        self.finished = true;
-        let parent = parent_of(&self.target);
+        for (from, to) in self.moves() {
+            put_in_place(&from, &to, self.force).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => exists(&to),
+                _ => self.write_error(&to, error),
+            })?;
+        }
+        self.finished = self.shape != Shape::Members;
+        let parent = parent_of(&self.temporary);
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| Error::io("write", parent, error))
+    }
+
+    /// What gets which name at the end.
+    fn moves(&self) -> Vec<(PathBuf, PathBuf)> {
+        if self.shape != Shape::Members {
+            return vec![(self.temporary.clone(), self.target.clone())];
+        }
+        let paths = self.chosen.iter().map(|file| &self.manifest.files[*file as usize].path);
+        let tops = paths.filter(|path| !path.contains(&b'/')).map(|path| OsStr::from_bytes(path));
+        tops.map(|name| (self.temporary.join(name), self.target.join(name))).collect()
     }
 
     fn finish_file(&self, file: u32) -> Result<()> {
@@ -134,32 +165,8 @@ impl<'a> Restore<'a> {
         done.map_err(|error| self.write_error(&path, error))
     }
 
-    fn put_in_place(&self, force: bool) -> io::Result<()> {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        let rename = |flags| renameat_with(CWD, &self.temporary, CWD, &self.target, flags).map_err(io::Error::from);
-        if !force {
-            return match rename(RenameFlags::NOREPLACE) {
-                // Some file systems know no such rename; there the check of before has to do.
-                Err(error) if error.raw_os_error() == Some(22) => fs::rename(&self.temporary, &self.target),
-                other => other,
-            };
-        }
-        match fs::symlink_metadata(&self.target) {
-            Ok(old) if old.is_dir() => {
-                // Swapped in one step, so that at every moment one of the two whole trees has the name.
-                rename(RenameFlags::EXCHANGE)?;
-                fs::remove_dir_all(&self.temporary)
-            }
-            Ok(_) if !self.single => {
-                fs::remove_file(&self.target)?;
-                fs::rename(&self.temporary, &self.target)
-            }
-            _ => fs::rename(&self.temporary, &self.target),
-        }
-    }
-
     fn path_of(&self, file: u32) -> PathBuf {
-        if self.single {
+        if self.shape == Shape::File {
             self.temporary.clone()
         } else {
             self.temporary.join(OsStr::from_bytes(&self.manifest.files[file as usize].path))
@@ -177,9 +184,61 @@ impl Drop for Restore<'_> {
     fn drop(&mut self) {
         if !self.finished {
             // Best effort; the name tells a person what it is.
-            let _ = if self.single { fs::remove_file(&self.temporary) } else { fs::remove_dir_all(&self.temporary) };
+            let _ = match self.shape {
+                Shape::File => fs::remove_file(&self.temporary),
+                Shape::Tree | Shape::Members => remove_tree(&self.temporary),
+            };
         }
     }
+}
+
+fn put_in_place(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let rename = |flags| renameat_with(CWD, from, CWD, to, flags).map_err(io::Error::from);
+    if !force {
+        return match rename(RenameFlags::NOREPLACE) {
+            // Some file systems know no such rename; there the check of before has to do.
+            Err(error) if error.raw_os_error() == Some(22) => fs::rename(from, to),
+            other => other,
+        };
+    }
+    match fs::symlink_metadata(to) {
+        Ok(old) if old.is_dir() => {
+            // Swapped in one step, so that at every moment one of the two whole trees has the name.
+            rename(RenameFlags::EXCHANGE)?;
+            remove_tree(from)
+        }
+        Ok(_) if from.is_dir() => {
+            fs::remove_file(to)?;
+            fs::rename(from, to)
+        }
+        _ => fs::rename(from, to),
+    }
+}
+
+/// Removes a directory and all in it, also what is in directories that don't let their owner write.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    fn open_up(directory: &Path) -> io::Result<()> {
+        fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open_up(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }
+        other => other,
+    }
+}
+
+fn exists(target: &Path) -> Error {
+    Error::Exists { thing: Thing::Destination, name: target.display().to_string() }
 }
 
 fn times(member: &Member) -> FileTimes {

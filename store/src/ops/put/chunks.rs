@@ -12,7 +12,7 @@ use crate::format::head::Head;
 use crate::id::{ChunkId, PackId, SessionId, StoreId};
 use crate::index::Index;
 use crate::limits::{CHUNK_BYTES_MAX, WINDOW_CHUNKS};
-use crate::packs::{PackReader, PackWriter, SealedPack};
+use crate::packs::{PackReader, PackWriter, SealedPack, read_trailer};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
 use crate::split::{ElementHint, Layout, Source};
@@ -28,6 +28,8 @@ pub struct Chunks<'a> {
     pub ids: Vec<ChunkId>,
     /// The pack that each chunk lies in, this session's own included.
     places: HashMap<ChunkId, PackId>,
+    /// Packs that the index pointed at, with their bytes if they can be relied on.
+    looked_at: HashMap<PackId, Option<u64>>,
     /// What was stored by this put.
     pub stored: Stored,
 }
@@ -60,6 +62,7 @@ impl<'a> Chunks<'a> {
             session,
             ids: Vec::new(),
             places: HashMap::new(),
+            looked_at: HashMap::new(),
             stored: Stored::default(),
         }
     }
@@ -110,7 +113,8 @@ impl<'a> Chunks<'a> {
         Ok(sealed)
     }
 
-    /// Looks up a window's chunks. A hit counts only if its pack is there and on no list of gc's.
+    /// Looks up a window's chunks. A hit counts only if its pack is there, lists its chunks and is on no
+    /// list of gc's.
     fn find_stored(&mut self, window: &[ChunkId], index: &Index, head: &Head, progress: &dyn Progress) -> Result<()> {
         let unknown: Vec<ChunkId> = window.iter().copied().filter(|id| !self.places.contains_key(id)).collect();
         let mut found = index.look_up(&unknown, self.backend, head, progress)?;
@@ -120,15 +124,17 @@ impl<'a> Chunks<'a> {
             found = index.look_up(&unknown, self.backend, head, progress)?;
         }
         let reader = PackReader::new(self.backend);
-        let mut usable: HashMap<PackId, Option<u64>> = HashMap::new();
         for (id, place) in unknown.into_iter().zip(found.places) {
             let Some(place) = place else { continue };
-            let size = match usable.get(&place.pack) {
+            let size = match self.looked_at.get(&place.pack) {
                 Some(size) => *size,
                 None => {
                     let listed = head.condemned.contains_key(&place.pack) || head.deleting.contains(&place.pack);
-                    let size = if listed { None } else { reader.open(place.pack)?.map(|pack| pack.size()) };
-                    usable.insert(place.pack, size);
+                    let pack = if listed { None } else { reader.open(place.pack)? };
+                    // Without its trailer a pack lives by the index alone, which may be lost at any time.
+                    let pack = pack.filter(|pack| read_trailer(place.pack, self.store, &**pack).is_ok());
+                    let size = pack.map(|pack| pack.size());
+                    self.looked_at.insert(place.pack, size);
                     size
                 }
             };

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::catalog::refs::distance;
 use crate::error::{Error, Result, Thing};
 use crate::format::manifest::link_stays_inside;
 use crate::limits::{FILES_MAX, PATH_BYTES_MAX};
@@ -175,13 +176,15 @@ fn missing(path: &Path, error: io::Error) -> Error {
     Error::io("read", path, error)
 }
 
-/// Names beside a missing path that begin the same: a step mistyped is the usual reason.
+/// Names beside a missing path that begin the same or differ by a slip: a step mistyped is the usual reason.
 fn similar(path: &Path, beside: impl Iterator<Item = PathBuf>) -> Vec<String> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem: String = name.chars().take_while(|c| !c.is_ascii_digit()).collect();
     let mut near: Vec<String> = beside
         .filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
-        .filter(|other| stem.len() >= 3 && other.starts_with(&stem))
+        .filter(|other| {
+            (stem.len() >= 3 && other.starts_with(&stem)) || distance(&name, other) <= name.len().min(8) / 4
+        })
         .collect();
     near.sort_unstable();
     near.truncate(3);

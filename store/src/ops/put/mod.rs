@@ -163,6 +163,9 @@ fn same_step<'a>(state: &'a State, request: &PutRequest) -> Option<&'a Entry> {
 
 fn refuse_existing(state: &State, request: &PutRequest) -> Result<()> {
     match same_step(state, request) {
+        Some(entry) if request.replace && entry.pinned => {
+            Err(Error::Invalid(format!("{} is pinned", refs::name_of(entry))))
+        }
         Some(entry) if !request.replace => Err(Error::Exists { thing: Thing::Checkpoint, name: refs::name_of(entry) }),
         _ => Ok(()),
     }

@@ -1,0 +1,57 @@
+# The few commands a person types. Each brings what it needs first (tests/setup/setup.sh) and says so.
+#
+# Everything is built in one profile and for the whole workspace: RocksDB takes a quarter of an hour on two cores, and
+# another profile or another choice of features would compile it again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+# The recipes share one cargo target directory and its lock, so -j would gain nothing and mix their output.
+.NOTPARALLEL:
+
+SETUP := tests/setup/setup.sh
+# What setup found (a libclang outside the usual places, the Python with torch) reaches the commands through this file.
+# Without MAKEFLAGS, or cargo looks for the job server of a "make -j" that does not hand it down.
+ENV := unset MAKEFLAGS MFLAGS; . "$${XDG_CACHE_HOME:-$$HOME/.cache}/ckpt/setup.env";
+FLAGS := --release --workspace --locked
+# As cargo understands it: relative to this directory.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CKPT := $(TARGET)/release/ckpt
+
+.PHONY: help build demo test bench lint clean
+
+help: ## lists these commands
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+build: ## builds the optimised binary: target/release/ckpt (the first time takes a quarter of an hour)
+	@$(SETUP) build
+	@$(ENV) cargo build $(FLAGS)
+	@echo "built $(CKPT)"
+
+demo: ## trains a small model, stores its 20 checkpoints, gets them back, and shows what was saved (KEEP=1 keeps the files)
+	@$(SETUP) python
+	@$(ENV) cargo build $(FLAGS)
+	@$(ENV) CKPT="$(CKPT)" tests/demo/demo.sh
+
+test: ## builds and runs every test, then the checks of lint where rustfmt and clippy are installed
+	@$(SETUP) python
+	@$(ENV) cargo build $(FLAGS)
+	@$(ENV) cargo test $(FLAGS)
+	@$(ENV) if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
+		else echo "rustfmt is not installed: formatting was not checked"; fi
+	@$(ENV) if cargo clippy --version >/dev/null 2>&1; then cargo clippy $(FLAGS) --all-targets -- -D warnings; \
+		else echo "clippy is not installed: lints were not checked"; fi
+
+bench: ## measures against other tools, side by side (ONLY="NAME..." chooses; WRITE=1 updates docs/benchmarks.md)
+	@$(SETUP) bench
+	@$(ENV) cargo build $(FLAGS) --examples --bins
+	@$(ENV) OMP_WAIT_POLICY=passive "$$CKPT_TEST_PYTHON" -B tests/compare/bench.py --target "$(TARGET)/release" $(if $(WRITE),--write) $(ONLY)
+
+lint: ## formatting and lints, as the tests demand them
+	@$(SETUP) build
+	@$(ENV) cargo fmt --all --check
+	@$(ENV) cargo clippy $(FLAGS) --all-targets -- -D warnings
+
+clean: ## removes what cargo built here (RocksDB too)
+	cargo clean

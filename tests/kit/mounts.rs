@@ -1,0 +1,46 @@
+//! File systems that only a test sees. They live in a mount namespace of one thread and go with it, so that nothing stays
+//! mounted however a test ends.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Runs `work` where it may mount. Commands that it starts see what it mounted; other threads don't. Where mounting is not
+/// permitted it says so and runs nothing.
+pub fn with_mounts(work: impl FnOnce() + Send) {
+    let inside = || {
+        // SAFETY: only the mount namespace and the working directory stop being shared with the other threads; no memory and
+        // no file descriptor does.
+        let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        match unshared.and_then(|()| mount_change("/", private)) {
+            Ok(()) => work(),
+            Err(error) => eprintln!("skipped: mounting is refused here: {error}"),
+        }
+    };
+    std::thread::scope(|scope| {
+        if let Err(panic) = scope.spawn(inside).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Mounts an empty file system of `bytes` on a directory.
+pub fn mount_small(on: &Path, bytes: u64) {
+    let options = CString::new(format!("size={bytes}")).expect("no NUL in a number");
+    mount("ckpt-test", on, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("a tmpfs can be mounted");
+}
+
+/// Makes the file system that is mounted on a directory read-only.
+pub fn make_read_only(on: &Path) {
+    mount_remount(on, MountFlags::RDONLY, c"").expect("it can be mounted read-only");
+}
+
+/// Bytes that are free on the file system of a directory.
+pub fn free_bytes(on: &Path) -> u64 {
+    let space = rustix::fs::statvfs(on).unwrap_or_else(|e| panic!("{:?}: {e}", on.as_os_str().as_bytes()));
+    space.f_bavail * space.f_frsize
+}
