@@ -1,6 +1,7 @@
 //! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
 
 pub mod disk;
+pub mod gate;
 pub mod image;
 pub mod lab;
 pub mod mounts;

@@ -48,7 +48,7 @@ fn content(nr: u64) -> Tree {
             .with("pytorch_model.bin", Node::File(torch_zip(&[(seed, 9000), (seed + 1, 300)]), mode))
             .with("tokenizer", Node::Directory(0o750))
             .with("tokenizer/merges \u{fc}.txt", Node::File(noise(seed % 2, 70_000), 0o600))
-            .with("best", Node::Link("./pytorch_model.bin".into()))
+            .with("tokenizer/best", Node::Link("../pytorch_model.bin".into()))
     };
     match nr % 16 {
         0 => Tree::directory(),
@@ -126,9 +126,10 @@ fn apply(operation: &Operation, world: &mut World, store: &mut Store, model: &mu
             let old = found(model, *run, *step);
             match world.put(store, &request) {
                 Err(Error::Exists { .. }) => return assert!(old.is_some() && !replace),
+                Err(Error::Invalid(_)) => return assert!(*replace && model[old.unwrap()].pinned),
                 other => drop(other.unwrap()),
             }
-            assert!(old.is_none() || *replace);
+            assert!(old.is_none_or(|at| *replace && !model[at].pinned));
             old.map(|at| model.remove(at));
             take_tags(model, *run, tags);
             model.push(Kept { run: *run, step: *step, tree, tags: tags.clone(), pinned: false });

@@ -2,91 +2,19 @@
 //! checkpoint is dropped, commits that race for HEAD, a catalog that is replaced under a reader.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use ckpt_store::{Error, Notice, Progress, PutRequest, Quiet, SessionId, Stage, Store};
+use ckpt_store::{Error, GcRequest, PutRequest, Quiet, SessionId, Stage, Store};
 use ckpt_tests::disk::{Call, HookDisk};
+use ckpt_tests::gate::{StopAt, gate, stopping, stopping_at, wait_until};
+use ckpt_tests::image;
 use ckpt_tests::sample::Tree;
 use ckpt_tests::world::{World, assert_sound, assert_swept, gc, head_of, packs, tensors};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A place at which a thread waits, once, until the test lets it go on.
-struct Gate {
-    arrive: SyncSender<()>,
-    release: Mutex<Receiver<()>>,
-    used: AtomicBool,
-}
-
-/// The test's side of a gate.
-struct Keeper {
-    arrived: Receiver<()>,
-    release: SyncSender<()>,
-}
-
-fn gate() -> (Arc<Gate>, Keeper) {
-    let (arrive, arrived) = sync_channel(1);
-    let (release, released) = sync_channel(1);
-    (
-        Arc::new(Gate { arrive, release: Mutex::new(released), used: AtomicBool::new(false) }),
-        Keeper { arrived, release },
-    )
-}
-
-impl Gate {
-    fn pass(&self) {
-        if !self.used.swap(true, Ordering::SeqCst) {
-            self.arrive.send(()).unwrap();
-            self.release.lock().unwrap().recv_timeout(PATIENCE).unwrap();
-        }
-    }
-}
-
-impl Keeper {
-    fn wait(&self) {
-        self.arrived.recv_timeout(PATIENCE).unwrap();
-    }
-
-    fn open(&self) {
-        self.release.send(()).unwrap();
-    }
-}
-
-/// Stops a get once it is about to read chunks.
-struct StopBeforeReading(Arc<Gate>);
-
-impl Progress for StopBeforeReading {
-    fn begin(&self, stage: Stage, _: u64) {
-        if stage == Stage::Read {
-            self.0.pass();
-        }
-    }
-    fn advance(&self, _: u64) {}
-    fn notice(&self, _: Notice) {}
-    fn interrupted(&self) -> bool {
-        false
-    }
-}
-
-/// The store in `root`, stopping once before it gives an object below `directory` its name.
-fn stopping_at(root: &Path, directory: &'static str, gate: Arc<Gate>) -> Store {
-    let disk = HookDisk::new(move |call| {
-        if let Call::Rename(_, to) = call
-            && to.parent().is_some_and(|parent| parent.ends_with(directory))
-        {
-            gate.pass();
-        }
-        Ok(())
-    });
-    Store::open_on(root, disk).unwrap()
-}
 
 /// The store in `root` on a disk where HEAD can be replaced only so often, or packs not removed: an operation dies there.
 fn dying(root: &Path, heads: usize, removals: bool) -> Store {
@@ -97,7 +25,7 @@ fn dying(root: &Path, heads: usize, removals: bool) -> Store {
             Call::Remove(path) => removals || !path.components().any(|part| part.as_os_str() == "packs"),
             _ => true,
         };
-        if allowed { Ok(()) } else { Err(std::io::Error::other("killed here")) }
+        if allowed { Ok(()) } else { Err(io::Error::other("killed here")) }
     });
     Store::open_on(root, disk).unwrap()
 }
@@ -193,14 +121,26 @@ fn a_gc_looks_again_before_it_deletes() {
     assert_swept(&store, "after another gc");
 }
 
-fn wait_until(is_so: impl Fn() -> bool) {
-    for _ in 0..6000 {
-        if is_so() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("it never came to that");
+/// A put that begins and ends between gc's mark and its first swap is seen by neither list: gc looks again.
+#[test]
+fn a_gc_sees_what_was_put_while_it_marked() {
+    let mut world = World::default();
+    let store = Store::init(&world.root()).unwrap();
+    world.put_tree(&store, "a", 1, &tensors(&[1, 2]));
+    world.put_tree(&store, "a", 2, &tensors(&[7]));
+    store.remove(&["a@1".into()]).unwrap();
+    let (gate, keeper) = gate();
+    let collecting = Store::open(&world.root()).unwrap();
+    let gc_thread = thread::spawn(move || collecting.gc(&GcRequest::default(), &StopAt(Stage::Mark, gate)));
+    keeper.wait();
+    let request = world.request("a", 3, &tensors(&[1, 2]));
+    let report = store.put(&request, &Quiet).unwrap();
+    assert_eq!(report.new_chunks, 0, "all of it is reused");
+    world.trees.insert(report.entry.id, tensors(&[1, 2]));
+    keeper.open();
+    assert_eq!(gc_thread.join().unwrap().unwrap().packs_deleted, 0);
+    world.assert_exact(&store, &store.checkpoints().unwrap(), "after both");
+    assert_swept(&store, "after both");
 }
 
 /// The pack is gone before the put commits: its chunks are stored again.
@@ -230,7 +170,12 @@ fn a_put_does_not_reuse_what_is_condemned_or_being_deleted() {
         let store = Store::init(&world.root()).unwrap();
         world.put_tree(&store, "a", 1, &tensors(&[1, 2]));
         store.remove(&["a@1".into()]).unwrap();
+        let (index, copy) = (world.root().join("index"), world.fresh("index"));
+        image::copy(&index, &copy);
         gc(&dying(&world.root(), heads, false)).unwrap_err();
+        // As if gc had died before it took the packs out of the index, or that was not durable.
+        fs::remove_dir_all(&index).unwrap();
+        image::copy(&copy, &index);
         assert_ne!(head_of(&world.root())[list].to_string().len(), 2, "{list} lists nothing");
         let request = world.request("a", 2, &tensors(&[1, 2]));
         let report = store.put(&request, &Quiet).unwrap();
@@ -254,15 +199,8 @@ fn gc_spares_what_a_live_put_has_published() {
     world.put_tree(&store, "a", 1, &tensors(&[7]));
     let request = world.request("a", 2, &tensors(&[1, 2]));
     let (gate, keeper) = gate();
-    let disk = HookDisk::new(move |call| {
-        if let Call::SyncDir(path) = call
-            && path.ends_with("checkpoints")
-        {
-            gate.pass();
-        }
-        Ok(())
-    });
-    let stopped = Store::open_on(&world.root(), disk).unwrap();
+    let is_here = |call: Call<'_>| matches!(call, Call::SyncDir(path) if path.ends_with("checkpoints"));
+    let stopped = stopping(&world.root(), gate, is_here);
     let put = thread::spawn(move || stopped.put(&request, &Quiet));
     keeper.wait();
     let report = gc(&store).unwrap();
@@ -286,7 +224,7 @@ fn a_get_goes_on_while_its_checkpoint_is_dropped_and_collected() {
     let reading = Store::open(&world.root()).unwrap();
     let got = thread::scope(|scope| {
         let world = &world;
-        let get = scope.spawn(move || world.get(&reading, "a@1", &StopBeforeReading(gate)));
+        let get = scope.spawn(move || world.get(&reading, "a@1", &StopAt(Stage::Read, gate)));
         keeper.wait();
         store.remove(&["a@1".into()]).unwrap();
         assert_eq!(gc(&store).unwrap().packs_deleted, 0, "a pinned checkpoint's packs stay");
