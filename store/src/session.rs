@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::local::{lock_exclusive, open_lock};
+use crate::backend::local::{Lock, lock_exclusive, open_lock};
 use crate::error::{Error, Result};
 use crate::id::{CheckpointId, SessionId};
 
@@ -16,7 +16,7 @@ use crate::id::{CheckpointId, SessionId};
 pub struct Session {
     id: SessionId,
     path: PathBuf,
-    file: Mutex<File>,
+    lock: Mutex<Lock>,
 }
 
 /// A session of a process that is alive.
@@ -49,7 +49,7 @@ impl Session {
             let record = line(&Record::Session { what: what.to_owned(), pid: std::process::id() })?;
             let written = file.try_lock().map_err(io::Error::from).and_then(|()| (&file).write_all(&record));
             match written.and_then(|()| fs::rename(&from, &path)) {
-                Ok(()) => return Ok(Self { id, path, file: Mutex::new(file) }),
+                Ok(()) => return Ok(Self { id, path, lock: Mutex::new(Lock::held(file)) }),
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
                 Err(error) => {
                     let _ = fs::remove_file(&from);
@@ -68,8 +68,8 @@ impl Session {
     /// Keeps gc from taking away what `checkpoint` needs, from the next time that gc looks on.
     pub fn pin(&self, checkpoint: CheckpointId) -> Result<()> {
         let record = line(&Record::Pin(checkpoint))?;
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.write_all(&record).map_err(|error| Error::io("write", &self.path, error))
+        let lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        lock.file().write_all(&record).map_err(|error| Error::io("write", &self.path, error))
     }
 }
 
@@ -101,6 +101,7 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
         };
         match file.try_lock() {
             Ok(()) => {
+                let _lock = Lock::held(file);
                 if clear {
                     let _ = fs::remove_file(&path);
                 }
@@ -139,14 +140,14 @@ fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
 }
 
 /// Takes the lock that only one gc at a time has; tells the caller when somebody else has it.
-pub fn lock_gc(root: &Path) -> Result<File> {
+pub fn lock_gc(root: &Path) -> Result<Lock> {
     let path = root.join("locks/gc");
     let file = open_lock(&path).map_err(|error| Error::io("lock", &path, error))?;
     match file.try_lock() {
         Ok(()) => {
             // For people and for the other gc's message only.
             let _ = file.set_len(0).and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()));
-            Ok(file)
+            Ok(Lock::held(file))
         }
         Err(TryLockError::WouldBlock) => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
@@ -157,6 +158,6 @@ pub fn lock_gc(root: &Path) -> Result<File> {
 }
 
 /// Takes the lock under which the index is changed.
-pub fn lock_index(root: &Path) -> Result<File> {
+pub fn lock_index(root: &Path) -> Result<Lock> {
     lock_exclusive(&root.join("locks/index"))
 }

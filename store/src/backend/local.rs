@@ -58,7 +58,7 @@ impl LocalBackend {
     /// Makes the directories and the first two objects of a store. FORMAT comes last: a directory without it is no store.
     pub fn init(&self, head: &[u8], format: &[u8]) -> Result<()> {
         let _lock = File::open(&self.root)
-            .and_then(|root| root.lock().map(|()| root))
+            .and_then(|root| root.lock().map(|()| Lock(root)))
             .map_err(|error| Error::io("lock", &self.root, error))?;
         if self.path(Key::Format).exists() {
             return Err(Error::Exists { thing: Thing::Store, name: self.root.display().to_string() });
@@ -252,16 +252,39 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
 }
 
-/// Takes the exclusive lock `path`, waiting for it. The operating system drops it with the process.
-pub fn lock_exclusive(path: &Path) -> Result<File> {
+/// A lock on a file, given back when dropped. The operating system gives it back when the process dies.
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // By name and not by closing: a child that another thread just forked holds a copy of the descriptor, and with it
+        // the lock, until it calls exec or ends.
+        let _ = self.0.unlock();
+    }
+}
+
+impl Lock {
+    /// Keeps the lock that `file` already has.
+    pub fn held(file: File) -> Self {
+        Self(file)
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// Takes the exclusive lock `path`, waiting for it.
+pub fn lock_exclusive(path: &Path) -> Result<Lock> {
     let locked = open_lock(path).and_then(|file| file.lock().map(|()| file));
-    locked.map_err(|error| Error::io("lock", path, error))
+    locked.map(Lock).map_err(|error| Error::io("lock", path, error))
 }
 
 /// Takes the shared lock `path`, waiting for it; also on a read-only file system.
-pub fn lock_shared(path: &Path) -> Result<File> {
+pub fn lock_shared(path: &Path) -> Result<Lock> {
     let locked = File::open(path).or_else(|_| open_lock(path)).and_then(|file| file.lock_shared().map(|()| file));
-    locked.map_err(|error| Error::io("lock", path, error))
+    locked.map(Lock).map_err(|error| Error::io("lock", path, error))
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {

@@ -128,15 +128,10 @@ impl Index {
     ) -> Result<()> {
         {
             let _lock = lock_index(&self.root)?;
-<<<<<<< HEAD:store/src/index/mod.rs
             // Somebody else may have mended it while this process waited for the lock. A damaged block shows only to those
             // who read it, so all are read.
             let read = self.read(ids).map(drop).and_then(|()| self.read_all());
             if matches!(read, Err(Trouble::Broken(_))) {
-=======
-            // Somebody else may have mended it while this process waited for the lock.
-            if matches!(self.read(&[]), Err(Trouble::Broken(_))) {
->>>>>>> t1:store/src/index.rs
                 self.clear()?;
                 progress.notice(Notice::IndexRebuilt { reason: reason.to_owned() });
             }
