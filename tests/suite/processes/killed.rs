@@ -36,8 +36,14 @@ fn puts_and_gcs_killed_at_random_times_leave_the_store_sound() {
         let bytes = model(step % 3, step);
         let path = lab.write("m.safetensors", &bytes);
         let reference = format!("r@{step}");
-        let done =
-            kill_at_random(&lab, &mut rng, longest, &[&"put", &path, &"--run", &"r", &"--step", &step.to_string()]);
+        let step_text = step.to_string();
+        let put: [&dyn AsRef<std::ffi::OsStr>; 6] = [&"put", &path, &"--run", &"r", &"--step", &step_text];
+        // Some always end and some are always killed early, however fast the machine is at the moment.
+        let done = match step % 5 {
+            0 => lab.ok(&put).code == Some(0),
+            1 => kill_at_random(&lab, &mut rng, longest.div_f64(8.0), &put),
+            _ => kill_at_random(&lab, &mut rng, longest, &put),
+        };
         // Killed after HEAD was durable it is there all the same; said to be done it has to be.
         let there = lab.open().resolve(&reference).is_ok();
         assert!(there || !done, "{reference} was reported and is not there");
@@ -47,7 +53,7 @@ fn puts_and_gcs_killed_at_random_times_leave_the_store_sound() {
         } else {
             killed += 1;
         }
-        if step % 3 == 0 {
+        if step % 3 == 0 && expected.len() > 1 {
             let dropped = expected.keys().nth(rng.random_range(0..expected.len())).unwrap().clone();
             lab.ok(&[&"rm", &dropped]);
             expected.remove(&dropped);
