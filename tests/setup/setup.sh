@@ -57,7 +57,8 @@ need_compiler() {
 # The places where bindgen looks by itself, so that nothing need be exported for a libclang found there.
 system_libclang() {
     if [ -n "${LIBCLANG_PATH:-}" ]; then return; fi
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return
+    # Not libclang-cpp, which other packages bring and which bindgen can't use.
+    { compgen -G '/usr/lib/llvm-*/lib/libclang.so*' || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*'; } >/dev/null && return
     { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -qE '^\s*libclang(-[0-9.]+)?\.so'
 }
 
