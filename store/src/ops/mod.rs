@@ -2,6 +2,7 @@
 //! or the home directory.
 
 pub mod change;
+pub mod copy;
 pub mod gc;
 pub mod get;
 pub mod put;

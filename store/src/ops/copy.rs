@@ -1,0 +1,51 @@
+//! Copies chunks from pack to pack as they are stored, each decoded and checked first: for gc, which rewrites packs, and for
+//! repair, which saves what is sound. Never encodes anew, never publishes, and never decides what is worth copying.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::reading::{Buffers, Unreadable, read_chunk};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::id::{ChunkId, SessionId};
+use crate::index::Place;
+use crate::packs::{PackReader, PackWriter, SealedPack};
+use crate::parallel::in_order;
+use crate::progress::Progress;
+use crate::store::Store;
+
+/// What came of copying.
+pub struct Copied {
+    /// New packs, durable and not published; dropping them removes them.
+    pub packs: Vec<SealedPack>,
+    /// Chunks that were not copied because their bytes are not what their name says.
+    pub damaged: Vec<(ChunkId, Unreadable)>,
+}
+
+/// Copies the chunks that lie at these places of `from` into new packs of `session` in `to`. Advances `progress` by the
+/// stored bytes; the caller begins the stage.
+pub fn copy_chunks(
+    from: &dyn Backend,
+    to: &Store,
+    session: SessionId,
+    chunks: &[(ChunkId, Place)],
+    progress: &dyn Progress,
+) -> Result<Copied> {
+    let reader = PackReader::new(from);
+    let writer = Mutex::new(PackWriter::new(to.backend(), to.id(), session));
+    let outcomes = in_order(chunks.len(), progress, Buffers::new, |buffers, at| {
+        let (id, place) = chunks[at];
+        let unreadable = |reason: String| Some((id, Unreadable { pack: Some(place.pack), reason }));
+        let Some(pack) = reader.open(place.pack)? else { return Ok(unreadable("the pack is missing".into())) };
+        if let Err(reason) = read_chunk(&*pack, id, place, place.raw_len, buffers) {
+            return Ok(unreadable(reason));
+        }
+        let stored = buffers.stored(place.stored_len as usize);
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.append(id, place.codec, stored, place.raw_len as usize)?;
+        drop(writer);
+        progress.advance(u64::from(place.stored_len));
+        Ok(None)
+    })?;
+    let packs = writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+    Ok(Copied { packs, damaged: outcomes.into_iter().flatten().collect() })
+}
