@@ -114,11 +114,6 @@ impl Store {
         Ok(state.entries)
     }
 
-    /// The checkpoint that a ref names.
-    pub fn resolve(&self, reference: &str) -> Result<Entry> {
-        refs::resolve(&State::load(&self.backend)?, reference).cloned()
-    }
-
     /// The description of a checkpoint.
     pub fn manifest(&self, id: CheckpointId) -> Result<Manifest> {
         let key = Key::Manifest(id);
