@@ -99,6 +99,12 @@ impl Store {
         Ok(Self { root: root.to_owned(), id: format.store, backend, index })
     }
 
+    /// The store of this name in `root`, whose FORMAT and HEAD may be lost.
+    pub(crate) fn of(root: &Path, disk: Arc<dyn Disk>, id: StoreId) -> Self {
+        let backend = LocalBackend::new(root.to_owned(), disk);
+        Self { root: root.to_owned(), id, backend, index: Index::new(root, id) }
+    }
+
     /// All checkpoints in the order in which they were stored.
     pub fn checkpoints(&self) -> Result<Vec<Entry>> {
         Ok(State::load(&self.backend)?.entries)

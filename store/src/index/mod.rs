@@ -140,6 +140,12 @@ impl Index {
         })
     }
 
+    /// HEAD's `packs_seq` up to which it knows all packs, as far as it can be read.
+    pub fn packs_seq(&self) -> u64 {
+        let Ok(_lock) = lock_shared(&self.root.join("locks/index")) else { return 0 };
+        self.read(&[]).map_or(0, |found| found.packs_seq)
+    }
+
     /// Reads every entry. An index that is damaged is made anew.
     pub fn check(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
         let read = {

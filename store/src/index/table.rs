@@ -35,6 +35,9 @@ pub struct Place {
     pub codec: Codec,
 }
 
+/// A pack and what is kept under it.
+type PackEntry = (PackId, Box<[u8]>);
+
 /// Why the database could not be used.
 pub(super) enum Trouble {
     /// Its files are missing or damaged: it has to be made anew.
@@ -190,7 +193,7 @@ pub(super) fn verified_packs(db: &DB) -> std::result::Result<HashMap<PackId, i64
 }
 
 /// All entries whose keys are this byte and the id of a pack.
-fn by_pack(db: &DB, kind: u8) -> std::result::Result<Vec<(PackId, Box<[u8]>)>, Trouble> {
+fn by_pack(db: &DB, kind: u8) -> std::result::Result<Vec<PackEntry>, Trouble> {
     let mut found = Vec::new();
     for entry in db.iterator(IteratorMode::From(&[kind], rocksdb::Direction::Forward)) {
         let (key, value) = entry?;

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod get;
 pub mod put;
 pub mod reading;
+pub mod repair;
 pub mod sound;
 pub mod stats;
 pub mod verify;
@@ -14,12 +15,15 @@ pub mod verify;
 use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use self::gc::{GcReport, GcRequest};
 use self::get::{GetReport, GetRequest};
 use self::put::{PutReport, PutRequest};
+use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
 use self::verify::{VerifyReport, VerifyRequest};
+use crate::backend::disk::{Disk, OsDisk};
 use crate::catalog::{State, refs};
 use crate::error::Result;
 use crate::format::catalog::Entry;
@@ -94,6 +98,21 @@ impl Store {
     /// What the store holds and what is left of the disk.
     pub fn stats(&self, progress: &dyn Progress) -> Result<Stats> {
         stats::stats(self, progress)
+    }
+
+    /// Mends what is damaged of the store in `root`, which need not be one that opens.
+    pub fn repair(root: &Path, request: &RepairRequest, progress: &dyn Progress) -> Result<RepairReport> {
+        Self::repair_on(root, Arc::new(OsDisk), request, progress)
+    }
+
+    /// [`Store::repair`] with all changes of the disk going through `disk`.
+    pub fn repair_on(
+        root: &Path,
+        disk: Arc<dyn Disk>,
+        request: &RepairRequest,
+        progress: &dyn Progress,
+    ) -> Result<RepairReport> {
+        repair::repair(root, disk, request, progress)
     }
 
     /// Reads everything back and checks it.

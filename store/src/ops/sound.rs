@@ -42,12 +42,7 @@ pub fn settle<'a>(store: &Store, reference: &'a str, progress: &dyn Progress) ->
 
 /// The newest sound checkpoint of the run of `damaged`, other than that one. Reads at most `reads_max` checkpoints whole;
 /// those that a look at the packs already shows to be damaged don't count.
-pub fn alternative(
-    store: &Store,
-    damaged: &Entry,
-    reads_max: usize,
-    progress: &dyn Progress,
-) -> Result<Option<Entry>> {
+pub fn alternative(store: &Store, damaged: &Entry, reads_max: usize, progress: &dyn Progress) -> Result<Option<Entry>> {
     let state = State::load(store.backend())?;
     let others = state.entries.iter().rev().filter(|entry| entry.run == damaged.run && entry.id != damaged.id);
     let mut reads = 0;

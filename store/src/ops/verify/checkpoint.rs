@@ -1,5 +1,6 @@
 //! Checks the chunks of one checkpoint. Never takes a chunk for damaged because a gc moved it meanwhile.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 
 use super::damage::damage_of;
@@ -60,7 +61,7 @@ pub fn check_checkpoint(
         } else {
             read(store, &wanted, &head, recent, &mut checked, progress)?
         };
-        wanted = wanted.into_iter().filter(|(id, _)| bad.contains_key(id)).collect();
+        wanted.retain(|(id, _)| bad.contains_key(id));
         checked.bad = bad;
         // A gc moves the epoch before it takes a pack away: as long as it stands still, what was not found is not there.
         if wanted.is_empty() || read_head(store.backend())?.epoch == head.epoch {
@@ -83,7 +84,9 @@ fn read(
     let places = reader.places(&ids, store.index(), head, progress)?;
     let is_recent = |at: usize| {
         let fits = |place: &Place| place.raw_len == wanted[at].1 && recent.has(place.pack);
-        places[at].as_ref().is_some_and(|place| fits(place) && matches!(store.backend().open(Key::Pack(place.pack)), Ok(Some(_))))
+        places[at]
+            .as_ref()
+            .is_some_and(|place| fits(place) && matches!(store.backend().open(Key::Pack(place.pack)), Ok(Some(_))))
     };
     let (skipped, mut order): (Vec<usize>, Vec<usize>) = (0..ids.len()).partition(|at| is_recent(*at));
     let stored = |at: &usize| places[*at].map_or(0, |place| u64::from(place.stored_len));
@@ -115,8 +118,8 @@ fn look(
     let mut bad = BTreeMap::new();
     for round in 0..2 {
         for place in places.iter().flatten() {
-            if !packs.contains_key(&place.pack) {
-                packs.insert(place.pack, lines_of(store, place.pack)?);
+            if let Slot::Vacant(vacant) = packs.entry(place.pack) {
+                vacant.insert(lines_of(store, place.pack)?);
             }
         }
         bad.clear();
@@ -152,11 +155,7 @@ fn lines_of(store: &Store, pack: PackId) -> Result<HashMap<ChunkId, Place>> {
 }
 
 /// All places at which sound trailers list these chunks, by one look at every pack.
-pub fn find_copies(
-    store: &Store,
-    wanted: &[ChunkId],
-    progress: &dyn Progress,
-) -> Result<HashMap<ChunkId, Vec<Place>>> {
+pub fn find_copies(store: &Store, wanted: &[ChunkId], progress: &dyn Progress) -> Result<HashMap<ChunkId, Vec<Place>>> {
     let wanted: std::collections::HashSet<ChunkId> = wanted.iter().copied().collect();
     let listed = store.backend().list(crate::backend::Family::Packs)?;
     let found = in_order(

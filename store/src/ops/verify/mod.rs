@@ -9,12 +9,12 @@ mod survey;
 
 use std::collections::HashMap;
 
-pub(super) use self::checkpoint::{check_checkpoint, damage_of_checkpoint};
-pub(super) use self::damage::{Listed, judge};
+pub(super) use self::checkpoint::{check_checkpoint, damage_of_checkpoint, find_copies};
+pub(super) use self::damage::{Judgment, judge};
 pub(super) use self::ids::ChunkSet;
 pub(super) use self::pack::{Checked, check_pack};
-pub(super) use self::survey::stable_listing;
 
+use self::damage::Listed;
 use self::survey::Survey;
 use super::sound;
 use crate::catalog::{State, refs};

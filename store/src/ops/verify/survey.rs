@@ -116,8 +116,7 @@ impl<'a> Survey<'a> {
                 return Ok((judgment, BTreeSet::new()));
             }
             // Somebody may have stored again, moved or mended meanwhile what is missed.
-            let now: BTreeSet<PackId> =
-                stable_listing(self.store.backend())?.into_iter().map(|(id, _)| id).collect();
+            let now: BTreeSet<PackId> = stable_listing(self.store.backend())?.into_iter().map(|(id, _)| id).collect();
             if now.is_subset(&self.seen) {
                 let state = State::load(self.store.backend())?;
                 judgment.manifests.retain(|(entry, _)| state.entry(entry.id).is_some());
@@ -219,7 +218,8 @@ impl<'a> Survey<'a> {
     /// written, the next verify reads more.
     fn write_times(&self, now: bool) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = times.sound.len() + times.unsound.len() >= TIMES_AT_ONCE || times.written.elapsed() >= TIMES_WAIT_MAX;
+        let is_due =
+            times.sound.len() + times.unsound.len() >= TIMES_AT_ONCE || times.written.elapsed() >= TIMES_WAIT_MAX;
         if !now && !is_due {
             return;
         }
