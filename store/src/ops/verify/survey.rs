@@ -113,7 +113,7 @@ impl<'a> Survey<'a> {
             }
             let mut judgment = self.judge(entries, progress)?;
             if judgment.damaged.is_empty() && judgment.manifests.is_empty() && self.lock_problems().is_empty() {
-                return Ok((judgment, BTreeSet::new()));
+                return Ok((judgment, listed.into_iter().map(|(id, _)| id).collect()));
             }
             // Somebody may have stored again, moved or mended meanwhile what is missed.
             let now: BTreeSet<PackId> = stable_listing(self.store.backend())?.into_iter().map(|(id, _)| id).collect();
@@ -190,7 +190,7 @@ impl<'a> Survey<'a> {
         report.objects.extend(judgment.manifest_objects());
         (report.damaged, report.damaged_more) = (judgment.damaged.clone(), judgment.more);
         let mut bad = std::mem::take(&mut *self.bad.lock().unwrap_or_else(PoisonError::into_inner));
-        bad.retain(|_, unreadable| listed.is_empty() || unreadable.pack.is_none_or(|pack| listed.contains(&pack)));
+        bad.retain(|_, unreadable| unreadable.pack.is_none_or(|pack| listed.contains(&pack)));
         let missed: BTreeSet<ChunkId> = judgment.missing.iter().map(|(id, _)| *id).collect();
         for (id, unreadable) in bad.iter().filter(|(id, _)| !missed.contains(*id)) {
             let has_copy = self.sound.len_of(*id).is_some();
