@@ -42,16 +42,17 @@ impl State {
             let bytes = read_whole(backend, Key::Head, HEAD_BYTES_MAX)?
                 .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
             let head = Head::from_bytes(&bytes).map_err(|error| error.of(Key::Head))?;
-            let mut entries = match head.catalog {
-                None => Vec::new(),
+            let mut catalog = match head.catalog {
+                None => Catalog::default(),
                 Some(id) => match read_whole(backend, Key::Catalog(id), OBJECT_BYTES_MAX)? {
-                    Some(bytes) => Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?.entries,
+                    Some(bytes) => Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?,
                     // Either HEAD moved on and gc took the old catalog, or it is lost.
                     None if read_whole(backend, Key::Head, HEAD_BYTES_MAX)?.as_deref() != Some(&bytes[..]) => continue,
                     None => return Err(Error::corrupt(Key::Catalog(id), "it is missing")),
                 },
             };
-            apply(&mut entries, &head.changes);
+            apply(&mut catalog, &head.changes);
+            let Catalog { entries } = catalog;
             return Ok(Self { head, entries, bytes });
         }
         Err(Error::Busy("HEAD is being replaced all the time".into()))
@@ -89,10 +90,10 @@ pub fn commit<T>(
         }
         let mut written = None;
         if head.changes.len() + changes.len() > HEAD_ENTRIES_MAX {
-            let mut entries = state.entries;
-            apply(&mut entries, &changes);
+            let mut catalog = Catalog { entries: state.entries };
+            apply(&mut catalog, &changes);
             let id = CatalogId::generate();
-            write_catalog(backend, id, session, entries)?;
+            write_catalog(backend, id, session, &catalog)?;
             (head.catalog, head.changes, written) = (Some(id), Vec::new(), Some(id));
         } else {
             head.changes.extend(changes);
@@ -110,9 +111,9 @@ pub fn commit<T>(
 }
 
 /// Stores a catalog, durably.
-pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, entries: Vec<Entry>) -> Result<()> {
+pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, catalog: &Catalog) -> Result<()> {
     let key = Key::Catalog(id);
-    let bytes = Catalog { entries }.to_bytes(id, session).map_err(|error| error.of(key))?;
+    let bytes = catalog.to_bytes(id, session).map_err(|error| error.of(key))?;
     let mut object = backend.create(key, &session.to_string())?;
     object.append(&bytes)?;
     object.seal()?;
@@ -120,7 +121,8 @@ pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, e
 }
 
 /// Applies changes in order. A change of a checkpoint that is gone changes nothing: somebody dropped it in between.
-pub fn apply(entries: &mut Vec<Entry>, changes: &[Change]) {
+pub fn apply(catalog: &mut Catalog, changes: &[Change]) {
+    let Catalog { entries } = catalog;
     // Positions by id, so that a long list with many changes is not walked for each.
     let mut places: HashMap<CheckpointId, usize> = if changes.is_empty() {
         HashMap::new()

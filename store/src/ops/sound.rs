@@ -9,7 +9,7 @@ use crate::error::{Damage, Error, Result};
 use crate::format::catalog::Entry;
 use crate::ops::verify::Recent;
 use crate::progress::{Notice, Progress, Quiet};
-use crate::session::Session;
+use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// A ref without `@latest-good`: that becomes the id of the newest checkpoint of the run that is sound. Others stay as
@@ -19,13 +19,11 @@ use crate::store::Store;
 /// [`Error::Damaged`] or [`Error::Corrupt`] of the newest when none of the run is sound.
 pub fn settle<'a>(store: &Store, reference: &'a str, progress: &dyn Progress) -> Result<Cow<'a, str>> {
     let Some(run) = refs::run_of_latest_good(reference) else { return Ok(reference.into()) };
-    let session = Session::register(store.root(), "latest-good").ok();
+    let mut session = Session::register(store.root(), "latest-good").ok();
     let state = State::load(store.backend())?;
     let mut first = None;
     for entry in state.entries.iter().rev().filter(|entry| entry.run == run) {
-        if let Some(session) = &session {
-            session.pin(entry.id)?;
-        }
+        session = pin_if_possible(session, [entry.id])?;
         match check(store, entry, progress)? {
             None => return Ok(entry.id.to_string().into()),
             // Dropped and collected since HEAD was read.

@@ -216,7 +216,8 @@ fn another_store_gives_back_what_is_lost() {
         if other == "a damaged copy" {
             // Of what both have lost the copy is of no help, with the rest it is.
             fs::write(from.join(path.strip_prefix(&root).unwrap()), &damaged).unwrap();
-            damaged[bytes.len() - 64 - 56 * pack_lines(bytes).len() - 200] ^= 1;
+            let raw = pack_lines(bytes).into_iter().find(|line| line.codec == 0).unwrap();
+            damaged[raw.offset + 100] ^= 1;
         }
         fs::write(path, &damaged).unwrap();
         let before = contents(&from);

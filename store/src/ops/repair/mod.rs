@@ -108,7 +108,7 @@ pub fn repair(
     if request.dry_run {
         let assessed = assess(&store, &identity.deleting(), progress)?;
         let entries = match recover::plan(&store, &identity, &assessed, &mut report, progress)? {
-            Some(recovery) => recovery.entries,
+            Some(recovery) => recovery.catalog.entries,
             None => State::load(store.backend())?.entries,
         };
         salvage::plan(&assessed, &mut report);

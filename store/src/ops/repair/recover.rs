@@ -29,8 +29,8 @@ const SEQ_MAX: u64 = 1 << 53;
 
 /// A HEAD that is to take the place of a lost one.
 pub struct Recovery {
-    /// All checkpoints.
-    pub entries: Vec<Entry>,
+    /// All checkpoints, and what else a catalog holds.
+    pub catalog: Catalog,
     head: Head,
     remains: Remains,
 }
@@ -61,9 +61,12 @@ pub fn plan(
             _ => None,
         })
         .collect();
-    let mut entries = find_whole(store, &known, assessed, report, progress)?;
-    report.recovered = entries.clone();
-    apply_changes(&mut entries, changes);
+    // What it says beside the list of checkpoints stands, if nothing newer does.
+    let mut catalog = newest_catalog(store.backend())?;
+    let described = catalog.entries.into_iter().map(|entry| (entry.id, entry)).collect();
+    catalog.entries = find_whole(store, &known, &described, assessed, report, progress)?;
+    report.recovered = catalog.entries.clone();
+    apply_changes(&mut catalog, changes);
     let new = match head {
         Some(head) => Head { seq: head.seq + 1, epoch: head.epoch + 1, ..head.clone() },
         None => {
@@ -79,7 +82,7 @@ pub fn plan(
         nonce: CatalogId::generate().to_string(),
         ..new
     };
-    Ok(Some(Recovery { entries, head, remains: identity.head.remains.clone() }))
+    Ok(Some(Recovery { catalog, head, remains: identity.head.remains.clone() }))
 }
 
 /// Writes the new catalog and HEAD.
@@ -91,7 +94,7 @@ pub fn apply(
     report: &mut RepairReport,
 ) -> Result<()> {
     let id = CatalogId::generate();
-    write_catalog(store.backend(), id, session, recovery.entries)?;
+    write_catalog(store.backend(), id, session, &recovery.catalog)?;
     let head = Head { catalog: Some(id), ..recovery.head };
     let bytes = head.to_bytes().map_err(|error| error.of(Key::Head))?;
     report.kept_aside.extend(backend.mend(Key::Head, &recovery.remains, &bytes)?);
@@ -102,6 +105,7 @@ pub fn apply(
 fn find_whole(
     store: &Store,
     known: &HashSet<CheckpointId>,
+    described: &BTreeMap<CheckpointId, Entry>,
     assessed: &Assessed,
     report: &mut RepairReport,
     progress: &dyn Progress,
@@ -111,7 +115,6 @@ fn find_whole(
     listed.sort_unstable();
     // After the listing: what a live put wrote it will commit itself, or fail and report.
     let live: HashSet<SessionId> = session::live(store.root(), false)?.into_iter().map(|live| live.id).collect();
-    let described = newest_catalog(backend)?;
     progress.begin(Stage::Mark, listed.len() as u64);
     let found = in_order(
         listed.len(),
@@ -172,17 +175,17 @@ fn title(manifest: &Manifest) -> String {
 }
 
 /// What the newest catalog that can be read says of checkpoints; it may be older than what was lost.
-fn newest_catalog(backend: &dyn Backend) -> Result<BTreeMap<CheckpointId, Entry>> {
+fn newest_catalog(backend: &dyn Backend) -> Result<Catalog> {
     let mut listed = backend.list(Family::Catalogs)?;
     listed.sort_unstable();
     for (key, _) in listed.into_iter().rev() {
         let Key::Catalog(id) = key else { continue };
         let bytes = read_whole(backend, key, OBJECT_BYTES_MAX).ok().flatten();
         if let Some(catalog) = bytes.and_then(|bytes| Catalog::from_bytes(id, &bytes).ok()) {
-            return Ok(catalog.entries.into_iter().map(|entry| (entry.id, entry)).collect());
+            return Ok(catalog);
         }
     }
-    Ok(BTreeMap::new())
+    Ok(Catalog::default())
 }
 
 /// The entry of a checkpoint of which only the manifest is sure.

@@ -9,7 +9,7 @@ use crate::error::{Damage, Error, Result};
 use crate::format::catalog::Entry;
 use crate::format::manifest::Manifest;
 use crate::id::ChunkId;
-use crate::limits::DAMAGE_LISTED_MAX;
+use crate::limits::{DAMAGE_LISTED_MAX, MISSING_MAX};
 use crate::ops::get::tensor_at;
 use crate::ops::reading::Unreadable;
 use crate::parallel::in_order;
@@ -46,7 +46,7 @@ pub struct Judgment {
     pub more: u64,
     /// Manifests that can't be read.
     pub manifests: Vec<(Entry, String)>,
-    /// Chunks that are needed and not sound.
+    /// Chunks that are needed and not sound; at most [`MISSING_MAX`].
     pub missing: BTreeSet<(ChunkId, u32)>,
 }
 
@@ -75,7 +75,9 @@ pub fn judge(
             let faulty: Vec<(ChunkId, u32)> = chunks().filter(|(id, len)| fault(*id, *len).is_some()).collect();
             if !faulty.is_empty() {
                 listed.add(damage_of(entry, &manifest, fault));
-                missing.lock().unwrap_or_else(PoisonError::into_inner).extend(faulty);
+                let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = MISSING_MAX.saturating_sub(missing.len());
+                missing.extend(faulty.into_iter().take(room));
             }
             Ok(None)
         },

@@ -37,6 +37,7 @@ impl ChunkSet {
             let shard = shard.get_mut().unwrap_or_else(PoisonError::into_inner);
             shard.sort_unstable();
             shard.dedup();
+            shard.shrink_to_fit();
         });
     }
 
@@ -70,4 +71,37 @@ fn key(id: ChunkId, raw_len: u32) -> Key {
     key[..ID_BYTES].copy_from_slice(&id.0[..ID_BYTES]);
     key[ID_BYTES..].copy_from_slice(&raw_len.to_le_bytes());
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_what_was_added_and_nothing_else() {
+        let id = |nr: u32| ChunkId::of(&nr.to_le_bytes());
+        let mut set = ChunkSet::new();
+        (0..20_000).for_each(|nr| set.add(id(nr), nr));
+        set.settle();
+        // Some come twice, and some later.
+        (10_000..30_000).for_each(|nr| set.add(id(nr), nr));
+        set.settle();
+        assert_eq!(set.count(), 30_000);
+        assert!((0..30_000).all(|nr| set.has(id(nr), nr) && set.len_of(id(nr)) == Some(nr)));
+        assert!((0..30_000).all(|nr| !set.has(id(nr), nr + 1)), "with another length it is another");
+        assert!((30_000..60_000).all(|nr| !set.has(id(nr), nr) && set.len_of(id(nr)).is_none()));
+    }
+
+    /// The bound that verify promises for stores of ten million chunks.
+    #[test]
+    fn a_chunk_takes_no_more_than_its_twenty_bytes() {
+        let mut set = ChunkSet::new();
+        (0..300_000_u32).for_each(|nr| set.add(ChunkId::of(&nr.to_le_bytes()), 1));
+        set.settle();
+        let mut bytes = 0;
+        for shard in &mut set.shards {
+            bytes += shard.get_mut().unwrap_or_else(PoisonError::into_inner).capacity() * KEY_BYTES;
+        }
+        assert!(bytes <= 300_000 * 21, "{bytes} bytes");
+    }
 }

@@ -7,7 +7,7 @@ mod ids;
 mod pack;
 mod survey;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(super) use self::checkpoint::{check_checkpoint, damage_of_checkpoint, find_copies};
 pub(super) use self::damage::{Judgment, judge};
@@ -20,9 +20,9 @@ use super::sound;
 use crate::catalog::{State, refs};
 use crate::error::{Damage, Error, Result};
 use crate::format::catalog::Entry;
-use crate::id::PackId;
+use crate::id::{CheckpointId, PackId};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// How often the packs are listed again because a gc moved some of them meanwhile.
@@ -106,12 +106,11 @@ pub fn verify(store: &Store, request: &VerifyRequest, progress: &dyn Progress) -
     };
     let state = State::load(store.backend())?;
     let mut entries: Vec<Entry> = find(&state)?;
-    if let Some(session) = &session {
-        // After that a gc keeps what they need; one that was dropped before is none of ours.
-        entries.iter().try_for_each(|entry| session.pin(entry.id))?;
-        let now = State::load(store.backend())?;
-        entries.retain(|entry| now.entry(entry.id).is_some());
-    }
+    let _session = pin_if_possible(session, entries.iter().map(|entry| entry.id))?;
+    // From here on a gc keeps what they need; one that was dropped before is none of ours.
+    let now = State::load(store.backend())?;
+    let there: HashSet<CheckpointId> = now.entries.iter().map(|entry| entry.id).collect();
+    entries.retain(|entry| there.contains(&entry.id));
     let recent = Recent::new(store, request);
     let mut report = VerifyReport { checkpoints: entries.len() as u64, ..VerifyReport::default() };
     match &reference {
@@ -153,4 +152,19 @@ fn set_aside<'a>(
 ) {
     let aside: Vec<_> = bad.into_iter().filter_map(|(id, why)| why.pack.map(|pack| (*id, pack))).collect();
     let _ = store.index().set_aside(&aside);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_has_not_come_yet_is_of_a_clock_that_was_wrong() {
+        let pack = PackId::generate();
+        let at = |time_ms| Recent { verified: HashMap::from([(pack, time_ms)]), from_ms: 1000, until_ms: 2000 };
+        assert!(at(1000).has(pack) && at(1500).has(pack) && at(2000).has(pack));
+        assert!(!at(999).has(pack), "too long ago");
+        assert!(!at(2001).has(pack) && !at(i64::MAX).has(pack), "it has not come yet");
+        assert!(!at(1500).has(PackId::generate()) && !Recent::none().has(pack));
+    }
 }
