@@ -75,6 +75,7 @@ pub fn assess(store: &Store, deleting: &BTreeSet<PackId>, progress: &dyn Progres
             let scanned = scan(id, &*object, buffers, progress)?;
             (checked.good, checked.bad) = (scanned.good, scanned.bad);
             checked.is_refused |= scanned.is_refused;
+            checked.is_unknown |= scanned.is_unknown;
         }
         let is_live = checked.session.is_some_and(|session| live.contains(&session));
         if checked.is_sound() || is_live {

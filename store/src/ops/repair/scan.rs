@@ -2,7 +2,8 @@
 //! are not what their name says, and never works without bound on a file that was made to look like a pack.
 
 use crate::backend::Object;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::format::FormatError;
 use crate::format::pack::{self, HEADER_BYTES, Line, RECORD_BYTES};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
@@ -23,10 +24,17 @@ pub struct Scanned {
     pub bad: Vec<(ChunkId, Unreadable)>,
     /// Whether the disk refused to give some of the bytes.
     pub is_refused: bool,
+    /// Whether there are records of a kind that is not known here.
+    pub is_unknown: bool,
 }
 
 /// Walks through a pack.
-pub fn scan(id: PackId, object: &dyn Object, buffers: &mut Buffers, progress: &dyn Progress) -> Result<Scanned> {
+pub fn scan(
+    id: PackId,
+    object: &dyn Object,
+    buffers: &mut Buffers,
+    progress: &dyn Progress,
+) -> crate::error::Result<Scanned> {
     let mut scanned = Scanned::default();
     let size = object.size();
     let mut window = Window { object, begins: 0, bytes: Vec::new(), is_refused: false };
@@ -38,7 +46,13 @@ pub fn scan(id: PackId, object: &dyn Object, buffers: &mut Buffers, progress: &d
         if progress.interrupted() {
             return Err(Error::Interrupted);
         }
-        let line = window.at(at).and_then(|bytes| pack::record_from_bytes(bytes, at).ok());
+        let line = match window.at(at).map(|bytes| pack::record_from_bytes(bytes, at)) {
+            Some(Err(FormatError::Unsupported(_))) => {
+                scanned.is_unknown = true;
+                None
+            }
+            line => line.and_then(Result::ok),
+        };
         let Some(line) = line.filter(|line| line.offset + u64::from(line.stored_len) <= size) else {
             at += STEP;
             continue;
