@@ -74,8 +74,13 @@ fn report(error: &Error, instead: Option<&str>) -> ExitCode {
 }
 
 /// What mends damaged chunks.
-pub const HEALS: &str = "putting the same files again heals every checkpoint that shares the damaged chunks; `ckpt repair` \
-                         saves what is left in damaged packs, `ckpt repair --from STORE` takes the rest from a copy of the store";
+pub const HEALS: &str = "Putting the same files again heals every checkpoint that shares them, and so does `ckpt repair \
+                         --from` a copy of the store";
+
+/// Whether repair can do something about this object of a store.
+fn is_mended(what: &str) -> bool {
+    ["FORMAT", "HEAD", "index"].contains(&what) || what.starts_with("packs/") || what.starts_with("catalog/")
+}
 
 fn code(error: &Error) -> u8 {
     match error {
@@ -113,12 +118,15 @@ fn hint(error: &Error) -> Option<String> {
                 .into()
         }
         Error::Changed { .. } => "nothing was stored. Put it again once it is no longer written to".into(),
-        Error::Damaged(_) => format!("`ckpt verify` names all damage; {HEALS}"),
+        Error::Damaged(_) => format!("`ckpt verify` names all damage. {HEALS}"),
         Error::Corrupt { what, .. } if what.starts_with("checkpoints/") => {
             "`ckpt verify` names all damage. A checkpoint whose manifest is lost can't be read: `ckpt rm` drops it"
                 .into()
         }
-        Error::Corrupt { .. } => "`ckpt repair` mends what can be mended; `--dry-run` says what it would do".into(),
+        Error::Corrupt { what, .. } if is_mended(what) => {
+            "`ckpt repair` mends what can be mended; with `--dry-run` it says what that would be".into()
+        }
+        Error::Corrupt { .. } => "`ckpt verify` names all damage".into(),
         Error::Invalid(message) if message.ends_with("is pinned") => "`ckpt unpin` it first".into(),
         Error::Unsupported(_) => "use the version of ckpt that wrote the store, or a newer one".into(),
         Error::Unavailable { source, .. } => match source.kind() {

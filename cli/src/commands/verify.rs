@@ -89,7 +89,11 @@ pub fn run(context: &Context, args: Verify) -> Result<ExitCode, Failure> {
     text += &format!("{read} {} chunks of {} {noun}{skipped}: {verdict}\n", report.chunks, report.checkpoints);
     print(&text)?;
     if !report.is_sound() {
-        eprintln!("Hint: {HEALS}");
+        if report.damaged.is_empty() {
+            eprintln!("Hint: `ckpt repair` mends what can be mended");
+        } else {
+            eprintln!("Hint: {HEALS}. `ckpt repair` saves what is sound in damaged packs");
+        }
     }
     if let Some(hint) = other {
         eprintln!("Hint: {hint}");
