@@ -1,6 +1,7 @@
 //! A flipped, missing or cut byte in each kind of file of a store: bytes come back exactly, or a command fails and names it.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod beside;
 mod good;
 mod healed;
 mod index;
