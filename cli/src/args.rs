@@ -11,7 +11,8 @@ const COMMON: &str = "Common options";
 
 /// Keeps training checkpoints: cut at tensor borders, each chunk compressed and kept once.
 ///
-/// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest), or an id.
+/// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest),
+/// RUN@latest-good (the latest that reads back sound), or an id.
 #[derive(Debug, Parser)]
 #[command(name = "ckpt", version, max_term_width = 100)]
 pub struct Args {
@@ -58,6 +59,8 @@ pub enum Command {
     Df,
     /// Read everything back and check it
     Verify(Verify),
+    /// Mend what is damaged, as far as it can be
+    Repair(Repair),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -196,6 +199,23 @@ pub struct Verify {
     /// Check what there is without reading the chunks
     #[arg(long)]
     pub quick: bool,
+    /// Don't read again what was found sound within this time, such as 7d; so an interrupted one goes on
+    #[arg(long, value_name = "AGE", value_parser = age, conflicts_with = "quick")]
+    pub not_since: Option<i64>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Mends what can be mended: the index, packs that were cut short or have damaged parts, a lost FORMAT, \
+                        HEAD or catalog. A sound store is left as it is. Nothing that might still be saved is deleted."
+)]
+pub struct Repair {
+    /// Take chunks that are lost here from this store, such as a backup
+    #[arg(long, value_name = "STORE")]
+    pub from: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

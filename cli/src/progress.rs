@@ -7,6 +7,8 @@ use std::time::Duration;
 use ckpt_store::{Notice, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::printable;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C and SIGTERM ask the work to stop; a second one ends the process at once, which is safe as well.
@@ -72,6 +74,9 @@ impl Progress for Bar {
     fn notice(&self, notice: Notice) {
         let text = match notice {
             Notice::IndexRebuilt { reason } => format!("Note: the index is being made anew from the packs ({reason})"),
+            Notice::Damaged { checkpoint, reason } => {
+                format!("Note: {checkpoint} is passed over: {}", printable(&reason))
+            }
             Notice::IndexBehind { reason } => {
                 format!("Note: the index will be brought up to date by the next put ({reason})")
             }

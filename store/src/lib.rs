@@ -37,6 +37,7 @@ pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, Sto
 pub use ops::gc::{GcReport, GcRequest};
 pub use ops::get::{GetReport, GetRequest};
 pub use ops::put::{PutReport, PutRequest};
+pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
 pub use ops::verify::{VerifyReport, VerifyRequest};
 pub use progress::{Notice, Progress, Quiet, Stage};

@@ -75,3 +75,10 @@ pub const FILES_MAX: usize = 10_000_000;
 
 /// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
 pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
+
+/// The most places of damage that a report lists; the rest are counted. More than anybody reads, and some 10 MB.
+pub const DAMAGE_LISTED_MAX: usize = 10_000;
+
+/// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
+/// and the next one goes on.
+pub const MISSING_MAX: usize = 3_000_000;

@@ -27,6 +27,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A checkpoint was passed over in the search for one that is sound.
+    Damaged {
+        /// Its name.
+        checkpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The index could not be brought up to date; the next use does it.
     IndexBehind {
         /// Why.

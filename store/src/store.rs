@@ -99,6 +99,12 @@ impl Store {
         Ok(Self { root: root.to_owned(), id: format.store, backend, index })
     }
 
+    /// The store of this name in `root`, whose FORMAT and HEAD may be lost.
+    pub(crate) fn of(root: &Path, disk: Arc<dyn Disk>, id: StoreId) -> Self {
+        let backend = LocalBackend::new(root.to_owned(), disk);
+        Self { root: root.to_owned(), id, backend, index: Index::new(root, id) }
+    }
+
     /// All checkpoints in the order in which they were stored.
     pub fn checkpoints(&self) -> Result<Vec<Entry>> {
         Ok(State::load(&self.backend)?.entries)
@@ -112,11 +118,6 @@ impl Store {
         }
         state.entries.retain(|entry| entry.run == run);
         Ok(state.entries)
-    }
-
-    /// The checkpoint that a ref names.
-    pub fn resolve(&self, reference: &str) -> Result<Entry> {
-        refs::resolve(&State::load(&self.backend)?, reference).cloned()
     }
 
     /// The description of a checkpoint.

@@ -14,8 +14,9 @@ use super::{Backend, Family, Key, NewObject, Object};
 use crate::error::{Error, Result, Thing};
 use crate::limits::HEAD_BYTES_MAX;
 
-const TMP: &str = "tmp";
-const HEAD_LOCK: &str = "locks/head";
+/// Where objects are written before they have a name.
+pub(super) const TMP: &str = "tmp";
+pub(super) const HEAD_LOCK: &str = "locks/head";
 
 /// The directories of a store, each after the one it is in.
 pub const DIRECTORIES: [&str; 7] = ["catalog", "checkpoints", "packs", "sessions", "index", "locks", TMP];
@@ -75,7 +76,12 @@ impl LocalBackend {
         self.disk.sync_dir(parent).map_err(|error| Error::io("write", parent, error))
     }
 
-    fn path(&self, key: Key) -> PathBuf {
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, key: Key) -> PathBuf {
         self.root.join(key.to_string())
     }
 
@@ -87,7 +93,7 @@ impl LocalBackend {
 
     /// Writes FORMAT or HEAD anew. The caller holds the lock, so one temporary name serves and whatever a killed process
     /// left under it is stale.
-    fn replace(&self, key: Key, bytes: &[u8]) -> Result<()> {
+    pub(super) fn replace(&self, key: Key, bytes: &[u8]) -> Result<()> {
         let from = self.root.join(TMP).join(key.to_string());
         remove(&*self.disk, &from)?;
         let mut file = self.begin(from, key)?;

@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod local;
+pub mod mend;
 
 use std::collections::HashSet;
 use std::fmt;

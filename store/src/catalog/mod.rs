@@ -42,16 +42,17 @@ impl State {
             let bytes = read_whole(backend, Key::Head, HEAD_BYTES_MAX)?
                 .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
             let head = Head::from_bytes(&bytes).map_err(|error| error.of(Key::Head))?;
-            let mut entries = match head.catalog {
-                None => Vec::new(),
+            let mut catalog = match head.catalog {
+                None => Catalog::default(),
                 Some(id) => match read_whole(backend, Key::Catalog(id), OBJECT_BYTES_MAX)? {
-                    Some(bytes) => Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?.entries,
+                    Some(bytes) => Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?,
                     // Either HEAD moved on and gc took the old catalog, or it is lost.
                     None if read_whole(backend, Key::Head, HEAD_BYTES_MAX)?.as_deref() != Some(&bytes[..]) => continue,
                     None => return Err(Error::corrupt(Key::Catalog(id), "it is missing")),
                 },
             };
-            apply(&mut entries, &head.changes);
+            apply(&mut catalog, &head.changes);
+            let Catalog { entries } = catalog;
             return Ok(Self { head, entries, bytes });
         }
         Err(Error::Busy("HEAD is being replaced all the time".into()))
@@ -61,6 +62,13 @@ impl State {
     pub fn entry(&self, id: CheckpointId) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.id == id)
     }
+}
+
+/// Reads HEAD alone.
+pub fn read_head(backend: &dyn Backend) -> Result<Head> {
+    let bytes = read_whole(backend, Key::Head, HEAD_BYTES_MAX)?;
+    let bytes = bytes.ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
+    Head::from_bytes(&bytes).map_err(|error| error.of(Key::Head))
 }
 
 /// Changes HEAD: loads the state, lets `plan` fill a draft from it, swaps, and starts again when somebody else was first.
@@ -82,10 +90,10 @@ pub fn commit<T>(
         }
         let mut written = None;
         if head.changes.len() + changes.len() > HEAD_ENTRIES_MAX {
-            let mut entries = state.entries;
-            apply(&mut entries, &changes);
+            let mut catalog = Catalog { entries: state.entries };
+            apply(&mut catalog, &changes);
             let id = CatalogId::generate();
-            write_catalog(backend, id, session, entries)?;
+            write_catalog(backend, id, session, &catalog)?;
             (head.catalog, head.changes, written) = (Some(id), Vec::new(), Some(id));
         } else {
             head.changes.extend(changes);
@@ -102,9 +110,10 @@ pub fn commit<T>(
     Err(Error::Busy(format!("HEAD changed each of the {COMMIT_ATTEMPTS_MAX} times that this was tried")))
 }
 
-fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, entries: Vec<Entry>) -> Result<()> {
+/// Stores a catalog, durably.
+pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, catalog: &Catalog) -> Result<()> {
     let key = Key::Catalog(id);
-    let bytes = Catalog { entries }.to_bytes(id, session).map_err(|error| error.of(key))?;
+    let bytes = catalog.to_bytes(id, session).map_err(|error| error.of(key))?;
     let mut object = backend.create(key, &session.to_string())?;
     object.append(&bytes)?;
     object.seal()?;
@@ -112,7 +121,8 @@ fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, entri
 }
 
 /// Applies changes in order. A change of a checkpoint that is gone changes nothing: somebody dropped it in between.
-fn apply(entries: &mut Vec<Entry>, changes: &[Change]) {
+pub fn apply(catalog: &mut Catalog, changes: &[Change]) {
+    let Catalog { entries } = catalog;
     // Positions by id, so that a long list with many changes is not walked for each.
     let mut places: HashMap<CheckpointId, usize> = if changes.is_empty() {
         HashMap::new()

@@ -1,16 +1,20 @@
-//! Chunk id to place, in RocksDB behind five verbs: look up, add, forget, set aside, catch up. Derived from the packs'
+//! Chunk id to place, in RocksDB behind a few verbs: look up, add, forget, set aside, catch up. Derived from the packs'
 //! trailers: deleting `index/` changes no result. Never held open: RocksDB allows one process at a time, so every use is a
 //! short critical section under a lock, open, one batch, close.
 
 mod table;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{DB, IteratorMode, WriteBatch};
 
 pub use self::table::Place;
-use self::table::{SEQ, Trouble, chunk_key, close, known_packs, options, pack_key, put_pack, read_seq, remove_places};
+use self::table::{
+    SEQ, Trouble, chunk_key, close, known_packs, options, pack_key, put_pack, read_seq, remove_places, verified_key,
+    verified_packs,
+};
 use crate::backend::local::lock_shared;
 use crate::backend::{Backend, Family, Key};
 use crate::error::{Error, Result};
@@ -89,6 +93,7 @@ impl Index {
             let mut batch = WriteBatch::default();
             for (pack, lines) in gone {
                 batch.delete(pack_key(*pack));
+                batch.delete(verified_key(*pack));
                 remove_places(db, &mut batch, lines.iter().map(|line| (line.id, *pack)))?;
             }
             Ok(batch)
@@ -103,8 +108,64 @@ impl Index {
         self.change(|db| {
             let mut batch = WriteBatch::default();
             remove_places(db, &mut batch, damaged.iter().copied())?;
+            damaged.iter().for_each(|(_, pack)| batch.delete(verified_key(*pack)));
             Ok(batch)
         })
+    }
+
+    /// When packs were last found sound to their last byte, in milliseconds since 1970. An index that can't be read has
+    /// forgotten it.
+    pub fn verified(&self) -> HashMap<PackId, i64> {
+        let read = || {
+            let _lock = lock_shared(&self.root.join("locks/index")).map_err(Trouble::Other)?;
+            if !self.path().join("CURRENT").exists() {
+                return Ok(HashMap::new());
+            }
+            verified_packs(&DB::open_for_read_only(&options(), self.path(), false)?)
+        };
+        let read: std::result::Result<_, Trouble> = read();
+        read.unwrap_or_default()
+    }
+
+    /// Remembers when packs were found sound, and forgets it of those that are not.
+    pub fn set_verified(&self, sound: &[(PackId, i64)], unsound: &[PackId]) -> Result<()> {
+        if sound.is_empty() && unsound.is_empty() {
+            return Ok(());
+        }
+        self.change(|_| {
+            let mut batch = WriteBatch::default();
+            sound.iter().for_each(|(pack, time_ms)| batch.put(verified_key(*pack), time_ms.to_le_bytes()));
+            unsound.iter().for_each(|pack| batch.delete(verified_key(*pack)));
+            Ok(batch)
+        })
+    }
+
+    /// HEAD's `packs_seq` up to which it knows all packs, as far as it can be read.
+    pub fn packs_seq(&self) -> u64 {
+        let Ok(_lock) = lock_shared(&self.root.join("locks/index")) else { return 0 };
+        self.read(&[]).map_or(0, |found| found.packs_seq)
+    }
+
+    /// Reads every entry. An index that is damaged is made anew.
+    pub fn check(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
+        let read = {
+            let _lock = lock_shared(&self.root.join("locks/index"))?;
+            self.read(&[]).map(drop).and_then(|()| self.read_all())
+        };
+        match read {
+            Ok(()) => Ok(()),
+            Err(Trouble::Other(error)) => Err(error),
+            Err(Trouble::Broken(reason)) => self.rebuild(&reason, &[], backend, head, progress),
+        }
+    }
+
+    /// Makes the index anew from the packs' trailers, whatever it holds. `head` must have been read before the call.
+    pub fn remake(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
+        {
+            let _lock = lock_index(&self.root)?;
+            self.clear()?;
+        }
+        self.absorb(backend, head, progress).map_err(Trouble::into_error)
     }
 
     /// Adds all packs that the index does not know yet, other than those that are being deleted. `head` must have been
