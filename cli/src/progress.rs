@@ -7,6 +7,8 @@ use std::time::Duration;
 use ckpt_store::{Notice, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::size;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C and SIGTERM ask the work to stop; a second one ends the process at once, which is safe as well.
@@ -74,6 +76,14 @@ impl Progress for Bar {
             Notice::IndexRebuilt { reason } => format!("Note: the index is being made anew from the packs ({reason})"),
             Notice::IndexBehind { reason } => {
                 format!("Note: the index will be brought up to date by the next put ({reason})")
+            }
+            Notice::MadeRoom { dropped, freed_bytes } => {
+                let which = if dropped.is_empty() {
+                    "dropped no checkpoint".to_owned()
+                } else {
+                    format!("dropped {}, as the policies say", dropped.join(", "))
+                };
+                format!("Note: room was short; a gc {which}, and freed {}", size(freed_bytes))
             }
             _ => return,
         };

@@ -3,6 +3,7 @@
 mod collect;
 mod get;
 mod list;
+mod policy;
 mod put;
 mod verify;
 
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Pin(args) => context.changed(&context.open()?.pin(&args.reference, true)?, "pinned")?,
         Command::Unpin(args) => context.changed(&context.open()?.pin(&args.reference, false)?, "unpinned")?,
+        Command::Policy(args) => policy::run(&context, args)?,
         Command::Gc(args) => collect::gc(&context, args)?,
         Command::Df => collect::df(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
