@@ -5,6 +5,7 @@ mod gc;
 mod help;
 mod json;
 mod place;
+mod policy;
 mod put;
 mod refs;
 

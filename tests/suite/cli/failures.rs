@@ -42,12 +42,6 @@ fn wrong_calls_are_exit_2() {
     desk.fails(&["show", "@5"], 2, "\"@5\" names no run: a ref is RUN@STEP, RUN@TAG, RUN or an id", "");
     desk.fails(&["gc", "--keep-last", "0"], 2, "keep-last 0 keeps nothing; leave the rule away instead", "");
     desk.fails(
-        &["gc", "--run", "r*"],
-        2,
-        "--run says which runs the rules are for, and there is no rule",
-        "add --keep-last 3, for instance",
-    );
-    desk.fails(
         &["gc", "--keep-best", "1", "--metric", "reward"],
         2,
         "whether small or large reward is good can't be told from its name",
