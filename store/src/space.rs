@@ -160,6 +160,7 @@ fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use super::*;
 
