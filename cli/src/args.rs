@@ -53,7 +53,10 @@ pub enum Command {
     Pin(Reference),
     /// Undo pin
     Unpin(Reference),
-    /// Drop checkpoints by rules, then free what nothing uses
+    /// Say which checkpoints of which runs are kept
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Drop checkpoints by policies or rules, then free what nothing uses
     Gc(Gc),
     /// Show what the store holds and what is left of the disk
     Df,
@@ -88,6 +91,12 @@ pub struct Put {
     /// Take the place of the checkpoint of the same run and step, unless that is pinned
     #[arg(long)]
     pub replace: bool,
+    /// Make room by a gc as the policies say, when there is too little
+    #[arg(long)]
+    pub gc: bool,
+    /// Room on the disk to leave free, such as 500MB, 2GB or 0; by default the smaller of 1 GB and 1 % of the disk
+    #[arg(long, value_name = "SIZE", value_parser = bytes, env = "CKPT_RESERVE", hide_env_values = true)]
+    pub reserve: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -153,15 +162,57 @@ pub struct Reference {
     pub reference: String,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Give the runs of a glob a policy, in place of the one that this glob had
+    Set(PolicySet),
+    /// List the policies and the runs that each is for
+    Ls,
+    /// Take a policy away
+    Rm(PolicyRm),
+}
+
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Rules are independent: a checkpoint stays when any rule keeps it. The newest of a run, tagged and \
-                        pinned ones always stay. Without any rule no checkpoint is dropped."
+                        pinned ones always stay. Of several globs that match a run, the one that says most of its name \
+                        is for it. `ckpt gc` does what the policies say."
+)]
+pub struct PolicySet {
+    /// The runs: a name, or a glob such as 'se-st/*'
+    #[arg(value_name = "RUN_GLOB")]
+    pub runs: String,
+    #[command(flatten)]
+    pub keep: Keep,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PolicyRm {
+    /// The glob, as `policy ls` shows it
+    #[arg(value_name = "RUN_GLOB")]
+    pub runs: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Rules are independent: a checkpoint stays when any rule keeps it. The newest of a run, tagged and \
+                        pinned ones always stay. Without any rule here the policies apply, and a run without policy \
+                        keeps all."
 )]
 pub struct Gc {
     /// Only runs whose name matches
     #[arg(long, value_name = "GLOB")]
     pub run: Option<String>,
+    #[command(flatten)]
+    pub keep: Keep,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Rules of retention.
+#[derive(Debug, ClapArgs)]
+pub struct Keep {
     /// Keep the N that were stored last
     #[arg(long, value_name = "N")]
     pub keep_last: Option<u64>,
@@ -180,9 +231,6 @@ pub struct Gc {
     /// Keep those not older than this, such as 7d or 12h
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub keep_within: Option<i64>,
-    /// Only say what would be done
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -234,6 +282,33 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn metric(text: &str) -> Result<(String, f64), String> {
     let (key, value) = key_value(text)?;
     Ok((key, value.parse().map_err(|_| format!("{value:?} is no number"))?))
+}
+
+/// A size in bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("", 1),
+        ("b", 1),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+    ];
+    let bad = || "it has to be a size such as 500MB, 2GB or 0".to_owned();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let unit = unit.trim_start().to_lowercase();
+    let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
+    // Whole numbers exactly; a fraction such as 1.5GB needs no more than a double has.
+    if let Ok(number) = number.parse::<u64>() {
+        return number.checked_mul(factor).ok_or_else(|| "that is more than a disk can have".into());
+    }
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let bytes = number * factor as f64;
+    if bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err("that is more than a disk can have".into()) }
 }
 
 /// An age in milliseconds.

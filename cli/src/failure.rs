@@ -4,7 +4,9 @@
 use std::error::Error as _;
 use std::process::ExitCode;
 
-use ckpt_store::{Error, Thing};
+use ckpt_store::{Error, Shortage, Thing};
+
+use crate::output::size;
 
 /// Why a command ends without having done what it was asked to.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Failure {
 }
 
 fn report(error: &Error, instead: Option<&str>) -> ExitCode {
-    eprintln!("Error: {error}");
+    eprintln!("Error: {}", message(error));
     let mut cause = error.source();
     while let Some(source) = cause {
         eprintln!("Caused by: {source}");
@@ -82,13 +84,56 @@ fn is_mended(what: &str) -> bool {
     ["FORMAT", "HEAD", "index"].contains(&what) || what.starts_with("packs/") || what.starts_with("catalog/")
 }
 
+/// The library's word, with sizes as people read them.
+fn message(error: &Error) -> String {
+    match error {
+        Error::WontFit(shortage) => {
+            let needs =
+                shortage.needs_bytes.map_or_else(|| "more".to_owned(), |needs| format!("about {}", size(needs)));
+            format!("no room left for {}: it needs {needs}, {}", shortage.what, left(shortage))
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn left(shortage: &Shortage) -> String {
+    let reserve = match shortage.reserve_bytes {
+        0 => String::new(),
+        bytes => format!(" and {} are to stay free", size(bytes)),
+    };
+    format!("{} are free{reserve}", size(shortage.free_bytes))
+}
+
+/// What makes room for a put.
+fn room(shortage: &Shortage) -> String {
+    let mut hints = Vec::new();
+    let drops = match shortage.gc_drops {
+        0 => String::new(),
+        1 => " by dropping 1 checkpoint as the policies say".into(),
+        count => format!(" by dropping {count} checkpoints as the policies say"),
+    };
+    match shortage.gc_frees {
+        Some(frees) if frees > 0 => {
+            hints.push(format!("`ckpt gc` frees {} now{drops}, and `put --gc` does that first", size(frees)));
+        }
+        _ => hints.push("`ckpt gc` frees nothing now".into()),
+    }
+    if !shortage.has_policies {
+        hints.push("`ckpt policy set` says which checkpoints may go".into());
+    }
+    if shortage.reserve_bytes > 0 && shortage.needs_bytes.is_some_and(|needs| needs <= shortage.free_bytes) {
+        hints.push("with `--reserve 0` it fits".into());
+    }
+    hints.join("; ")
+}
+
 fn code(error: &Error) -> u8 {
     match error {
         Error::NotFound { .. } => 3,
         Error::Exists { .. } => 7,
         Error::Busy(_) | Error::Unavailable { .. } => 6,
         Error::Invalid(_) => 2,
-        Error::NoSpace { .. } => 5,
+        Error::NoSpace { .. } | Error::WontFit(_) => 5,
         Error::Corrupt { .. } | Error::Damaged(_) => 4,
         // As shells count a process that Ctrl-C ended.
         Error::Interrupted => 130,
@@ -102,6 +147,7 @@ fn hint(error: &Error) -> Option<String> {
         Error::NotFound { thing: Thing::Store, .. } => {
             "`ckpt init` makes one; `--store` or CKPT_STORE says where it is".into()
         }
+        Error::NotFound { thing: Thing::Policy, .. } => "`ckpt policy ls` lists the policies".into(),
         Error::NotFound { thing: Thing::Run, .. } => "`ckpt ls` lists the runs".into(),
         Error::NotFound { thing: Thing::Checkpoint, name, .. } => match name.split_once('@') {
             Some((run, _)) => format!("`ckpt ls {run}` lists its checkpoints"),
@@ -113,6 +159,12 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::Exists { thing: Thing::Destination, .. } => "`--force` replaces it".into(),
         Error::Exists { thing: Thing::Store, .. } => "it can be used as it is".into(),
+        Error::WontFit(shortage) => format!("nothing was changed. {}", room(shortage)),
+        Error::NoSpace { shortage: Some(shortage), .. } => {
+            let needs =
+                shortage.needs_bytes.map_or_else(String::new, |needs| format!("it needs about {}, ", size(needs)));
+            format!("nothing was changed: {needs}{}. {}", left(shortage), room(shortage))
+        }
         Error::NoSpace { .. } => {
             "nothing was changed. `ckpt df` shows what takes the room, `ckpt gc --keep-last 3 --dry-run` what could go"
                 .into()
@@ -126,7 +178,11 @@ fn hint(error: &Error) -> Option<String> {
         Error::Corrupt { what, .. } if is_mended(what) => {
             "`ckpt repair` mends what can be mended; with `--dry-run` it says what that would be".into()
         }
+        Error::Corrupt { what, .. } if what.starts_with("the policy for ") => {
+            "`ckpt policy rm` takes it away, `ckpt policy set` replaces it".into()
+        }
         Error::Corrupt { .. } => "`ckpt verify` names all damage".into(),
+        Error::Invalid(message) if message.ends_with("has no rule") => "add --keep-last 3, for instance".into(),
         Error::Invalid(message) if message.ends_with("is pinned") => "`ckpt unpin` it first".into(),
         Error::Unsupported(_) => "use the version of ckpt that wrote the store, or a newer one".into(),
         Error::Unavailable { source, .. } => match source.kind() {

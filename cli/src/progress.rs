@@ -7,7 +7,7 @@ use std::time::Duration;
 use ckpt_store::{Notice, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::printable;
+use crate::output::{printable, size};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -79,6 +79,14 @@ impl Progress for Bar {
             }
             Notice::IndexBehind { reason } => {
                 format!("Note: the index will be brought up to date by the next put ({reason})")
+            }
+            Notice::MadeRoom { dropped, freed_bytes } => {
+                let which = if dropped.is_empty() {
+                    "dropped no checkpoint".to_owned()
+                } else {
+                    format!("dropped {}, as the policies say", dropped.join(", "))
+                };
+                format!("Note: room was short; a gc {which}, and freed {}", size(freed_bytes))
             }
             _ => return,
         };

@@ -21,6 +21,8 @@ pub enum Thing {
     Checkpoint,
     /// A tag of a checkpoint.
     Tag,
+    /// A policy of a glob of runs.
+    Policy,
     /// A file inside a checkpoint.
     File,
     /// A file or directory to be stored.
@@ -36,6 +38,7 @@ impl fmt::Display for Thing {
             Self::Run => "run",
             Self::Checkpoint => "checkpoint",
             Self::Tag => "tag",
+            Self::Policy => "policy",
             Self::File => "file",
             Self::Source => "file or directory",
             Self::Destination => "destination",
@@ -77,6 +80,26 @@ impl fmt::Display for Damage {
     }
 }
 
+/// How much room a put needs and what would make it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// What was to be stored: `RUN@STEP`, or the run.
+    pub what: String,
+    /// Bytes that storing it writes, estimated from a sample of its new chunks; none when the disk was full before that was
+    /// known.
+    pub needs_bytes: Option<u64>,
+    /// Bytes that are free on the disk for a user without privileges.
+    pub free_bytes: u64,
+    /// Bytes that are to stay free.
+    pub reserve_bytes: u64,
+    /// Bytes that a gc by the policies would free now; none when that could not be found out.
+    pub gc_frees: Option<u64>,
+    /// Checkpoints that it would drop.
+    pub gc_drops: u64,
+    /// Whether the store has policies.
+    pub has_policies: bool,
+}
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -113,6 +136,12 @@ pub enum Error {
         /// What was seen to change.
         what: String,
     },
+    /// What is to be stored would not fit on the disk. Nothing was written.
+    #[error(
+        "no room left for {}: it needs about {} bytes, {} are free and {} of those are to stay so",
+        .0.what, .0.needs_bytes.unwrap_or_default(), .0.free_bytes, .0.reserve_bytes
+    )]
+    WontFit(Box<Shortage>),
     /// No room. Nothing was changed.
     #[error("no room left while writing {path}")]
     NoSpace {
@@ -120,6 +149,8 @@ pub enum Error {
         path: String,
         /// The operating system's word.
         source: io::Error,
+        /// What a put needs, when it was one.
+        shortage: Option<Box<Shortage>>,
     },
     /// A part of the store is damaged: what it is and how that was seen.
     #[error("{what} is damaged: {reason}")]
@@ -162,7 +193,7 @@ impl Error {
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.display().to_string();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path, source, shortage: None },
             _ => Self::Unavailable { action, path, source },
         }
     }

@@ -23,14 +23,16 @@ mod packs;
 mod parallel;
 mod progress;
 mod session;
+mod space;
 #[doc(hidden)]
 pub mod split;
 mod store;
 
 pub use backend::disk::{Disk, DiskFile, OsDisk};
+pub use catalog::policies::{Policy, PolicyUse};
 pub use catalog::refs::{Mode, mode_of, name_of};
 pub use catalog::rules::{Best, Reason, Rules, Verdict};
-pub use error::{Damage, Error, Result, Thing};
+pub use error::{Damage, Error, Result, Shortage, Thing};
 pub use format::catalog::Entry;
 pub use format::manifest::{Content, File, Manifest, Segment, Tensor};
 pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, StoreId};

@@ -82,3 +82,27 @@ pub const DAMAGE_LISTED_MAX: usize = 10_000;
 /// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
 /// and the next one goes on.
 pub const MISSING_MAX: usize = 3_000_000;
+/// The most policies of a store: each gc matches each run's name against all of them.
+pub const POLICIES_MAX: usize = 1000;
+
+/// Bytes of a disk that puts leave free when nobody says how many: the smaller of this and one
+/// [`RESERVE_SHARE`]th of the disk. Other programs on the disk go on writing while somebody makes room.
+pub const RESERVE_BYTES: u64 = 1_000_000_000;
+
+/// The part of a small disk that puts leave free: one hundredth.
+pub const RESERVE_SHARE: u64 = 100;
+
+/// Bytes of the file that is given up so that gc can work on a full disk. What gc must write there: a session's file (one
+/// block), HEAD three times (each at most 64 changes: 50 KB), and what RocksDB needs to forget packs (a log and a table of
+/// together about 1 MB). Larger where a catalog to be folded is.
+pub const RESERVE_FILE_BYTES: u64 = 4 << 20;
+
+/// The part of a small disk that the reserve file may take: one sixteenth.
+pub const RESERVE_FILE_SHARE: u64 = 16;
+
+/// New chunks that are encoded to estimate how all of them compress, when they would not fit as they are. 16 MiB: 10 ms.
+pub const SAMPLE_CHUNKS: usize = 16;
+
+/// Bytes that a put writes besides chunks and the catalog: a session, and the rounding up of manifest, HEAD and packs to
+/// whole blocks. The index is not counted: a put succeeds without it.
+pub const PUT_OVERHEAD_BYTES: u64 = 16 << 10;

@@ -34,6 +34,13 @@ pub enum Notice {
         /// What is wrong with it.
         reason: String,
     },
+    /// Room was short, and a gc by the policies made some.
+    MadeRoom {
+        /// Checkpoints that the policies dropped, by name.
+        dropped: Vec<String>,
+        /// Bytes that came free.
+        freed_bytes: u64,
+    },
     /// The index could not be brought up to date; the next use does it.
     IndexBehind {
         /// Why.

@@ -17,6 +17,7 @@ use crate::format::manifest::Manifest;
 use crate::id::{CheckpointId, StoreId};
 use crate::index::Index;
 use crate::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
+use crate::space::RESERVE;
 
 /// A store that can be used.
 pub struct Store {
@@ -46,7 +47,8 @@ impl Store {
             if was_used(root) {
                 return Err(Error::corrupt(Key::Format, "it is missing"));
             }
-            let allowed = |name: &str| crate::backend::local::DIRECTORIES.contains(&name) || name == "HEAD";
+            let allowed =
+                |name: &str| crate::backend::local::DIRECTORIES.contains(&name) || ["HEAD", RESERVE].contains(&name);
             for entry in fs::read_dir(root).map_err(|error| Error::io("read", root, error))? {
                 let name = entry.map_err(|error| Error::io("read", root, error))?.file_name();
                 if !name.to_str().is_some_and(allowed) {
@@ -59,6 +61,7 @@ impl Store {
             bytes.map_err(|error| error.of(Key::Format))
         };
         backend.init(&bytes(Head::new(id).to_bytes())?, &bytes(Format::new(id).to_bytes())?)?;
+        crate::space::keep(root, 0);
         Self::open_on(root, disk)
     }
 

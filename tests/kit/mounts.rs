@@ -30,7 +30,12 @@ pub fn with_mounts(work: impl FnOnce() + Send) {
 
 /// Mounts an empty file system of `bytes` on a directory.
 pub fn mount_small(on: &Path, bytes: u64) {
-    let options = CString::new(format!("size={bytes}")).expect("no NUL in a number");
+    mount_with(on, &format!("size={bytes}"));
+}
+
+/// Mounts an empty file system with these options of tmpfs on a directory.
+pub fn mount_with(on: &Path, options: &str) {
+    let options = CString::new(options).expect("no NUL in options");
     mount("ckpt-test", on, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("a tmpfs can be mounted");
 }
 

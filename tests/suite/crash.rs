@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use ckpt_store::{Entry, Error, PutRequest, Quiet, Result, Store};
+use ckpt_store::{Entry, Error, Policy, PolicyUse, PutRequest, Quiet, Result, Rules, Store};
 use ckpt_tests::disk::{Change, FailingDisk, RecordingDisk};
 use ckpt_tests::image::{self, Directory, LOSSES};
 use ckpt_tests::sample::{Node, Tree, noise, torch_zip};
@@ -17,6 +17,13 @@ struct Operation {
     prepare: fn(&mut World, &Store),
     request: fn(&World) -> PutRequest,
     run: fn(&Store, &PutRequest) -> Result<()>,
+}
+
+/// What a store says that it holds.
+type State = (Vec<Entry>, Vec<PolicyUse>);
+
+fn state(store: &Store) -> Result<State> {
+    Ok((store.checkpoints()?, store.policies()?))
 }
 
 /// What is in the index when the power comes back: RocksDB keeps its own promises, so all that matters is which time it
@@ -98,6 +105,32 @@ const TAG: Operation = Operation {
     run: |store, _| store.tag("a@2", "good").map(drop),
 };
 
+/// Replaces a policy that a folded catalog holds.
+const POLICY: Operation = Operation {
+    prepare: |world, store| {
+        three(world, store);
+        store.set_policy(&policy("a*", 2)).unwrap();
+        let request = PutRequest { tags: many_tags(), ..world.request("a", 4, &tensors(&[1, 4])) };
+        world.put(store, &request).unwrap();
+    },
+    request: |_| PutRequest::default(),
+    run: |store, _| store.set_policy(&policy("a*", 1)).map(drop),
+};
+
+const POLICY_RM: Operation = Operation {
+    prepare: POLICY.prepare,
+    request: |_| PutRequest::default(),
+    run: |store, _| match store.remove_policy("a*") {
+        // Tried again after the swap that nobody could tell of.
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
+    },
+};
+
+fn policy(runs: &str, last: u64) -> Policy {
+    Policy { runs: runs.into(), rules: Rules { last: Some(last), ..Rules::default() } }
+}
+
 fn many_tags() -> std::collections::BTreeSet<String> {
     (0..70).map(|nr| format!("tag-{nr}")).collect()
 }
@@ -131,6 +164,12 @@ fn a_gc_is_done_or_not() {
 fn rm_and_tag_are_done_or_not() {
     cut_everywhere(&RM);
     cut_everywhere(&TAG);
+}
+
+#[test]
+fn a_policy_is_set_or_not_and_removed_or_not() {
+    cut_everywhere(&POLICY);
+    cut_everywhere(&POLICY_RM);
 }
 
 #[test]
@@ -193,14 +232,14 @@ fn cut_everywhere(operation: &Operation) {
     let disk = RecordingDisk::new(&root);
     let store = Store::init_on(&root, disk.clone()).unwrap();
     (operation.prepare)(&mut world, &store);
-    let before = store.checkpoints().unwrap();
+    let before = state(&store).unwrap();
     let indexes = [world.fresh("index"), world.fresh("index")];
     image::copy(&root.join("index"), &indexes[0]);
     let begin = disk.log().len();
     let request = (operation.request)(&world);
     (operation.run)(&store, &request).unwrap();
     let log = disk.log();
-    let after = store.checkpoints().unwrap();
+    let after = state(&store).unwrap();
     image::copy(&root.join("index"), &indexes[1]);
     learn(&mut world, &before, &after, &request);
 
@@ -223,7 +262,7 @@ fn cut_everywhere(operation: &Operation) {
                 let what = format!("cut after change {} of {}, {loss:?}, {index:?}", cut - begin, log.len() - begin);
                 image::write(&image, &at);
                 put_index(&at, *index, &indexes);
-                let allowed: &[&[Entry]] = if is_whole { &[&after] } else { &[&before, &after] };
+                let allowed: &[&State] = if is_whole { &[&after] } else { &[&before, &after] };
                 let store = assert_state(&mut world, &at, allowed, &what);
                 assert_usable(&mut world, &store, &request, &what);
                 fs::remove_dir_all(&at).unwrap();
@@ -234,9 +273,9 @@ fn cut_everywhere(operation: &Operation) {
 }
 
 /// Remembers what the operation stored, if it was a put.
-fn learn(world: &mut World, before: &[Entry], after: &[Entry], request: &PutRequest) {
+fn learn(world: &mut World, before: &State, after: &State, request: &PutRequest) {
     assert_ne!(before, after, "the operation does nothing");
-    if let Some(entry) = after.iter().find(|entry| before.iter().all(|old| old.id != entry.id)) {
+    if let Some(entry) = after.0.iter().find(|entry| before.0.iter().all(|old| old.id != entry.id)) {
         world.trees.insert(entry.id, Tree::read(&request.paths[0]));
     }
 }
@@ -261,11 +300,11 @@ fn put_index(root: &Path, index: Index, copies: &[std::path::PathBuf; 2]) {
 }
 
 /// The store holds one of the allowed states, bit-exact.
-fn assert_state(world: &mut World, root: &Path, allowed: &[&[Entry]], what: &str) -> Store {
+fn assert_state(world: &mut World, root: &Path, allowed: &[&State], what: &str) -> Store {
     let store = Store::open(root).unwrap_or_else(|error| panic!("{what}: open: {error}"));
-    let entries = store.checkpoints().unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(allowed.contains(&&entries[..]), "{what}: neither the old state nor the new one: {entries:#?}");
-    world.assert_exact(&store, &entries, what);
+    let state = state(&store).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(allowed.contains(&&state), "{what}: neither the old state nor the new one: {state:#?}");
+    world.assert_exact(&store, &state.0, what);
     assert_sound(&store, what);
     store
 }
@@ -305,6 +344,12 @@ fn a_gc_survives_every_failing_call() {
 }
 
 #[test]
+fn a_policy_survives_every_failing_call() {
+    fail_everywhere(&POLICY);
+    fail_everywhere(&POLICY_RM);
+}
+
+#[test]
 fn a_tag_survives_every_failing_call() {
     fail_everywhere(&TAG);
 }
@@ -316,7 +361,7 @@ fn fail_everywhere(operation: &Operation) {
     let mut world = World::default();
     let store = Store::init(&world.root()).unwrap();
     (operation.prepare)(&mut world, &store);
-    let before = store.checkpoints().unwrap();
+    let before = state(&store).unwrap();
     let request = (operation.request)(&world);
     let is_put = !request.paths.is_empty();
     let root = world.fresh("copy");
@@ -336,7 +381,7 @@ fn fail_everywhere(operation: &Operation) {
                 Err(Error::Unavailable { .. }) if errno == EIO => {}
                 other => panic!("{what}: {other:?}"),
             }
-            let after = Store::open(&root).unwrap().checkpoints().unwrap();
+            let after = state(&Store::open(&root).unwrap()).unwrap();
             if failing.head_was_renamed() {
                 // Then nobody can say whether it is done, and either answer is right.
                 if after != before {

@@ -1,7 +1,7 @@
 //! Golden files of every stored kind, written by earlier versions.
 //!
 //! `tests/golden/v1/store` is a store as version 1 wrote it, without what is derived or disposable; `contents.json` beside it
-//! says what must come back. They are never changed once a version is released: a new version gets a folder of its own.
+//! says what must come back; `tests/golden/v1-policies` is another one with policies. They are never changed once a version is released: a new version gets a folder of its own.
 //! Until then `GOLDEN=write` makes them anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use ckpt_store::{Error, GcRequest, GetRequest, PutRequest, Quiet, Store, VerifyRequest};
+use ckpt_store::{Best, Error, GcRequest, GetRequest, Mode, Policy, PutRequest, Quiet, Rules, Store, VerifyRequest};
 use ckpt_tests::lab::pack_lines;
 use ckpt_tests::sample::{Node, Tree, noise, safetensors, scratch, torch_zip, weights};
 use serde_json::{Value, json};
@@ -318,6 +318,83 @@ fn damaged_copies_are_refused_by_name() {
     }
 }
 
+fn golden_policies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/v1-policies")
+}
+
+/// The policies of the second golden store: those in its catalog, with what its HEAD changes.
+fn policies() -> Vec<Policy> {
+    let best = Best { count: 1, metric: "loss".into(), mode: Mode::Min };
+    let most = Best { count: 2, metric: "acc".into(), mode: Mode::Max };
+    let policy = |runs: &str, rules| Policy { runs: runs.into(), rules };
+    vec![
+        policy("*", Rules { last: Some(1), ..Rules::default() }),
+        policy("a/*", Rules { last: Some(2), best: Some(best), every: Some(100), within_ms: Some(604_800_000) }),
+        policy("a/torch", Rules { best: Some(most), ..Rules::default() }),
+    ]
+}
+
+#[test]
+fn policies_of_version_1_are_read() {
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "policies") {
+        write_golden_policies();
+    }
+    // The bytes that docs/format.md describes, in HEAD and, packed, in the catalog.
+    let head: Value = serde_json::from_slice(&fs::read(golden_policies().join("HEAD")).expect("HEAD")).expect("JSON");
+    let changes = head["head"]["changes"].as_array().expect("changes");
+    let kinds: Vec<&String> = changes.iter().flat_map(|change| change.as_object().expect("a change").keys()).collect();
+    assert_eq!(kinds, ["set_policy", "remove_policy"]);
+    assert_eq!(
+        changes[0]["set_policy"],
+        json!({"runs": "a/torch", "keep_best": {"count": 2, "metric": "acc", "mode": "max"}})
+    );
+    assert_eq!(changes[1]["remove_policy"], "gone/*");
+    let dir = scratch();
+    let path = dir.path().join("store");
+    copy_tree(&golden_policies(), &path);
+    let store = Store::open(&path).expect("a sound store");
+    let told = store.policies().expect("sound policies");
+    assert_eq!(told.iter().map(|used| used.policy.clone()).collect::<Vec<_>>(), policies());
+    assert_eq!(told.into_iter().flat_map(|used| used.runs).collect::<Vec<_>>(), ["b", "a/torch"]);
+    let plan = store.gc(&GcRequest { dry_run: true, ..GcRequest::default() }, &Quiet).expect("a plan");
+    let kept: Vec<(&str, bool)> =
+        plan.verdicts.iter().map(|verdict| (verdict.policy.as_deref().expect("a policy"), verdict.keep)).collect();
+    assert_eq!(kept, [("a/torch", false), ("a/torch", true), ("*", false), ("*", true)]);
+}
+
+/// Makes the golden store with policies anew, with the library as it is.
+fn write_golden_policies() {
+    let dir = scratch();
+    let path = dir.path().join("store");
+    let store = Store::init(&path).expect("init");
+    for policy in &policies()[..2] {
+        store.set_policy(policy).expect("a policy");
+    }
+    store.set_policy(&Policy { runs: "gone/*".into(), ..policies()[0].clone() }).expect("a policy");
+    store.set_policy(&Policy { runs: "a/torch".into(), ..policies()[0].clone() }).expect("a policy");
+    for (run, step, acc) in [("a/torch", 1, f64::NAN), ("a/torch", 2, 0.5), ("b", 1, 0.0), ("b", 2, 0.0)] {
+        let file = dir.path().join("file");
+        fs::write(&file, format!("{run} {step}")).expect("a source");
+        let metrics = [("acc".to_owned(), acc)].into();
+        let request =
+            PutRequest { paths: vec![file], run: run.into(), step: Some(step), metrics, ..PutRequest::default() };
+        store.put(&request, &Quiet).expect("put");
+    }
+    while !fs::read_to_string(path.join("HEAD")).expect("HEAD").contains("\"changes\":[]") {
+        store.tag("b@1", "t").expect("tag");
+        store.untag("b@1", Some("t")).expect("untag");
+    }
+    store.set_policy(&policies()[2]).expect("a policy");
+    store.remove_policy("gone/*").expect("a policy");
+    store.gc(&GcRequest { runs: Some("none".into()), ..GcRequest::default() }, &Quiet).expect("gc takes old catalogs");
+    for folder in ["index", "locks", "sessions", "tmp"] {
+        fs::remove_dir_all(path.join(folder)).expect("what is derived or disposable");
+    }
+    let _ = fs::remove_file(path.join("reserve"));
+    let _ = fs::remove_dir_all(golden_policies());
+    copy_tree(&path, &golden_policies());
+}
+
 /// Makes the golden store anew, with the library as it is.
 fn write_golden() {
     let dir = scratch();
@@ -380,6 +457,7 @@ fn write_golden() {
     for folder in ["index", "locks", "sessions", "tmp"] {
         fs::remove_dir_all(path.join(folder)).expect("what is derived or disposable");
     }
+    let _ = fs::remove_file(path.join("reserve"));
     let _ = fs::remove_dir_all(golden());
     copy_tree(&path, &golden().join("store"));
     let text = serde_json::to_string_pretty(&made).expect("JSON") + "\n";

@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use ckpt_store::{Entry, Error, GcRequest, PutRequest, Quiet, Rules, Store};
+use ckpt_store::{Entry, Error, GcRequest, Policy, PutRequest, Quiet, Rules, Store};
 use ckpt_tests::sample::{Node, Tree, noise, torch_zip};
 use ckpt_tests::world::{World, assert_sound, assert_swept, gc, packs, tensors};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 
 const RUNS: [&str; 2] = ["a", "b/c"];
+/// Globs, the closest of those that match a run last.
+const GLOBS: [&str; 4] = ["*", "b*", "b/*", "a"];
 const TAGS: [&str; 3] = ["good", "release 1", "x"];
 const STEPS: u64 = 4;
 
@@ -22,6 +24,9 @@ enum Operation {
     Untag { run: usize, tag: usize },
     Pin { run: usize, step: u64, pinned: bool },
     Gc { run: Option<usize>, last: Option<u64>, every: Option<u64> },
+    SetPolicy { glob: usize, last: Option<u64>, every: Option<u64> },
+    RemovePolicy { glob: usize },
+    GcByPolicies { run: Option<usize> },
     DeleteIndex,
     Reopen,
     Verify,
@@ -38,6 +43,9 @@ struct Kept {
 }
 
 type Model = Vec<Kept>;
+
+/// What each glob's policy has to be: the last, and every so many steps.
+type Policies = BTreeMap<usize, (Option<u64>, Option<u64>)>;
 
 /// Sixteen contents: files and folders that share tensors, and some that differ in a mode or a link alone.
 fn content(nr: u64) -> Tree {
@@ -84,6 +92,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (run(), step(), any::<bool>()).prop_map(|(run, step, pinned)| Operation::Pin { run, step, pinned }),
         3 => (prop::option::of(run()), prop::option::of(1..3_u64), prop::option::of(1..4_u64))
             .prop_map(|(run, last, every)| Operation::Gc { run, last, every }),
+        2 => (0..GLOBS.len(), prop::option::of(0..3_u64), prop::option::of(1..4_u64))
+            .prop_map(|(glob, last, every)| Operation::SetPolicy { glob, last, every }),
+        1 => (0..GLOBS.len()).prop_map(|glob| Operation::RemovePolicy { glob }),
+        2 => prop::option::of(run()).prop_map(|run| Operation::GcByPolicies { run }),
         1 => Just(Operation::DeleteIndex),
         1 => Just(Operation::Reopen),
         1 => Just(Operation::Verify),
@@ -104,9 +116,11 @@ proptest! {
         let mut world = World::default();
         let mut store = Store::init(&world.root()).unwrap();
         let mut model = Model::new();
+        let mut policies = Policies::new();
         for operation in &operations {
-            apply(operation, &mut world, &mut store, &mut model);
+            apply(operation, &mut world, &mut store, &mut model, &mut policies);
             assert_same(&store, &model);
+            assert_same_policies(&store, &policies);
         }
         assert_all_refs(&world, &store, &model);
         assert_sound(&store, "at the end");
@@ -114,7 +128,7 @@ proptest! {
     }
 }
 
-fn apply(operation: &Operation, world: &mut World, store: &mut Store, model: &mut Model) {
+fn apply(operation: &Operation, world: &mut World, store: &mut Store, model: &mut Model, policies: &mut Policies) {
     let found =
         |model: &Model, run: usize, step: u64| model.iter().position(|kept| (kept.run, kept.step) == (run, step));
     let name = |run: usize, step: u64| format!("{}@{step}", RUNS[run]);
@@ -171,20 +185,51 @@ fn apply(operation: &Operation, world: &mut World, store: &mut Store, model: &mu
             }
         }
         Operation::Gc { run, last, every } => {
+            if last.is_none() && every.is_none() {
+                // The same as by policies.
+                return apply(&Operation::GcByPolicies { run: *run }, world, store, model, policies);
+            }
             let rules = Rules { last: *last, every: *every, ..Rules::default() };
-            let request = GcRequest { runs: run.map(|run| RUNS[run].to_owned()), rules, dry_run: false };
-            let plan = store.gc(&GcRequest { dry_run: true, ..request.clone() }, &Quiet).unwrap();
-            let report = store.gc(&request, &Quiet).unwrap();
-            assert_eq!(report.verdicts, plan.verdicts, "a dry run tells what is done");
-            assert_eq!(report.packs_deleted, plan.packs_deleted);
+            gc_as_planned(store, &GcRequest { runs: run.map(|run| RUNS[run].to_owned()), rules, dry_run: false });
             keep_by_rules(model, *run, *last, *every);
-            assert_swept(store, "after gc");
         }
+        Operation::GcByPolicies { run } => {
+            gc_as_planned(store, &GcRequest { runs: run.map(|run| RUNS[run].to_owned()), ..GcRequest::default() });
+            for nr in (0..RUNS.len()).filter(|nr| run.is_none_or(|run| run == *nr)) {
+                let globs = if RUNS[nr] == "a" { [3, 0] } else { [2, 1] };
+                let of_run = globs.iter().chain([&0]).find_map(|glob| policies.get(glob));
+                if let Some((last, every)) = of_run {
+                    keep_by_rules(model, Some(nr), *last, *every);
+                }
+            }
+        }
+        Operation::SetPolicy { glob, last, every } => {
+            let rules = Rules { last: *last, every: *every, ..Rules::default() };
+            match store.set_policy(&Policy { runs: GLOBS[*glob].to_owned(), rules }) {
+                Ok(old) => assert_eq!(old.is_some(), policies.insert(*glob, (*last, *every)).is_some()),
+                Err(Error::Invalid(_)) => assert!(*last == Some(0) || (last.is_none() && every.is_none())),
+                other => panic!("{other:?}"),
+            }
+        }
+        Operation::RemovePolicy { glob } => match store.remove_policy(GLOBS[*glob]) {
+            Ok(()) => assert!(policies.remove(glob).is_some()),
+            Err(Error::NotFound { .. }) => assert!(!policies.contains_key(glob)),
+            other => panic!("{other:?}"),
+        },
         // Whoever deletes it twice finds nothing the second time.
         Operation::DeleteIndex => drop(fs::remove_dir_all(world.root().join("index"))),
         Operation::Reopen => *store = Store::open(&world.root()).unwrap(),
         Operation::Verify => assert_sound(store, "on the way"),
     }
+}
+
+/// Collects, and sees that a dry run has said exactly what is then done.
+fn gc_as_planned(store: &Store, request: &GcRequest) {
+    let plan = store.gc(&GcRequest { dry_run: true, ..request.clone() }, &Quiet).unwrap();
+    let report = store.gc(request, &Quiet).unwrap();
+    assert_eq!(report.verdicts, plan.verdicts, "a dry run tells what is done");
+    assert_eq!(report.packs_deleted, plan.packs_deleted);
+    assert_swept(store, "after gc");
 }
 
 fn take_tags(model: &mut Model, run: usize, tags: &BTreeSet<usize>) {
@@ -220,6 +265,14 @@ fn assert_same(store: &Store, model: &Model) {
     };
     let entries = store.checkpoints().unwrap();
     assert_eq!(entries.iter().map(told).collect::<Vec<_>>(), model.iter().map(wanted).collect::<Vec<_>>());
+}
+
+/// The policies are those of the map.
+fn assert_same_policies(store: &Store, policies: &Policies) {
+    let told = store.policies().unwrap().into_iter().map(|used| used.policy);
+    let told: BTreeMap<String, Rules> = told.map(|policy| (policy.runs, policy.rules)).collect();
+    let rules = |(last, every): &(Option<u64>, Option<u64>)| Rules { last: *last, every: *every, ..Rules::default() };
+    assert_eq!(told, policies.iter().map(|(glob, kept)| (GLOBS[*glob].to_owned(), rules(kept))).collect());
 }
 
 /// Every ref gives the files of the checkpoint that the map says it names.

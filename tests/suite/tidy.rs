@@ -12,7 +12,7 @@ const RANKS: &[&[&str]] = &[
     &["store"],
     &["catalog", "index"],
     &["packs", "session"],
-    &["backend", "parallel"],
+    &["backend", "parallel", "space"],
     &["format"],
     &["codec"],
     &["split"],

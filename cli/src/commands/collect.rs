@@ -6,9 +6,9 @@ use ckpt_store::{Best, GcRequest, Reason, Rules, Verdict, mode_of, name_of};
 use serde::Serialize;
 
 use super::Context;
-use crate::args::{Gc, Mode, Rm};
+use crate::args::{Gc, Keep, Mode, Rm};
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, age, print, print_json, size, table};
+use crate::output::{CheckpointJson, age, print, print_json, size, table, title};
 
 #[derive(Serialize)]
 struct GcJson {
@@ -25,6 +25,7 @@ struct VerdictJson {
     #[serde(flatten)]
     checkpoint: CheckpointJson,
     reasons: Vec<String>,
+    policy: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -63,25 +64,13 @@ pub fn rm(context: &Context, args: &Rm) -> Result<(), Failure> {
 }
 
 pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
-    let rules = Rules {
-        last: args.keep_last,
-        best: best(args.keep_best, args.metric, args.mode)?,
-        every: args.keep_every,
-        within_ms: args.keep_within,
-    };
-    if args.run.is_some() && rules.is_empty() {
-        return Err(Failure::usage(
-            "--run says which runs the rules are for, and there is no rule",
-            "add --keep-last 3, for instance",
-        ));
-    }
-    let request = GcRequest { runs: args.run, rules, dry_run: args.dry_run };
+    let request = GcRequest { runs: args.run, rules: rules(args.keep)?, dry_run: args.dry_run };
     let store = context.open()?;
     let bar = context.bar();
     let report = store.gc(&request, &bar)?;
     drop(bar);
+    let (kept, dropped): (Vec<&Verdict>, Vec<&Verdict>) = report.verdicts.iter().partition(|verdict| verdict.keep);
     if context.json {
-        let (kept, dropped): (Vec<&Verdict>, Vec<&Verdict>) = report.verdicts.iter().partition(|verdict| verdict.keep);
         return print_json(&GcJson {
             dry_run: request.dry_run,
             dropped: dropped.into_iter().map(verdict_json).collect(),
@@ -91,22 +80,48 @@ pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
             packs_unreadable: report.packs_unreadable.iter().map(ToString::to_string).collect(),
         });
     }
-    let mut text = String::new();
-    if !report.verdicts.is_empty() {
-        let row = |verdict: &Verdict| {
-            let what = if verdict.keep { "keep" } else { "drop" };
-            vec![what.into(), name_of(&verdict.entry), age(verdict.entry.time_ms), reasons(verdict).join(", ")]
-        };
-        text += &table(&["", "CHECKPOINT", "STORED", "WHY"], &[], report.verdicts.iter().map(row).collect());
-    }
-    let dropped = report.verdicts.iter().filter(|verdict| !verdict.keep).count();
+    // A plan shows everything; what was done is said of those that are gone.
+    let shown = if request.dry_run { report.verdicts.iter().collect() } else { dropped.clone() };
+    let mut text = verdict_table(&shown);
     let (drops, frees) = if request.dry_run { ("would drop", "would free") } else { ("dropped", "freed") };
-    let noun = if dropped == 1 { "checkpoint" } else { "checkpoints" };
-    text += &format!("{drops} {dropped} {noun}, {frees} {}\n", size(report.freed_bytes));
+    let noun = if report.verdicts.len() == 1 { "checkpoint" } else { "checkpoints" };
+    text += &format!(
+        "{drops} {} of {} {noun}, {frees} {}\n",
+        dropped.len(),
+        report.verdicts.len(),
+        size(report.freed_bytes)
+    );
     for pack in &report.packs_unreadable {
         eprintln!("Note: pack {pack} can't be read and was left alone; `ckpt verify` says what needs it");
     }
     print(&text)
+}
+
+fn verdict_table(verdicts: &[&Verdict]) -> String {
+    if verdicts.is_empty() {
+        return String::new();
+    }
+    let by_policy = verdicts.iter().any(|verdict| verdict.policy.is_some());
+    let row = |verdict: &&Verdict| {
+        let what = if verdict.keep { "keep" } else { "drop" };
+        let mut row = vec![what.into(), title(&verdict.entry), age(verdict.entry.time_ms)];
+        row.extend(by_policy.then(|| verdict.policy.clone().unwrap_or_default()));
+        row.push(reasons(verdict).join(", "));
+        row
+    };
+    let head: &[&str] =
+        if by_policy { &["", "CHECKPOINT", "STORED", "POLICY", "WHY"] } else { &["", "CHECKPOINT", "STORED", "WHY"] };
+    table(head, &[], verdicts.iter().map(row).collect())
+}
+
+/// The rules that options give.
+pub fn rules(keep: Keep) -> Result<Rules, Failure> {
+    Ok(Rules {
+        last: keep.keep_last,
+        best: best(keep.keep_best, keep.metric, keep.mode)?,
+        every: keep.keep_every,
+        within_ms: keep.keep_within,
+    })
 }
 
 fn best(count: Option<u64>, metric: Option<String>, mode: Option<Mode>) -> Result<Option<Best>, Failure> {
@@ -134,14 +149,20 @@ fn reasons(verdict: &Verdict) -> Vec<String> {
         Reason::Best { metric, rank } => format!("number {rank} by {metric}"),
         Reason::Every(steps) => format!("a step divisible by {steps}"),
         Reason::Within => "young enough".to_owned(),
+        Reason::NoPolicy => "no policy for this run".to_owned(),
         Reason::NoRule => "no rule keeps it".to_owned(),
         Reason::NoMetric(metric) => format!("no rule keeps it, and it has no {metric}"),
+        Reason::NotANumber(metric) => format!("no rule keeps it, and its {metric} is no number"),
     };
     verdict.reasons.iter().map(word).collect()
 }
 
 fn verdict_json(verdict: &Verdict) -> VerdictJson {
-    VerdictJson { checkpoint: CheckpointJson::from(&verdict.entry), reasons: reasons(verdict) }
+    VerdictJson {
+        checkpoint: CheckpointJson::from(&verdict.entry),
+        reasons: reasons(verdict),
+        policy: verdict.policy.clone(),
+    }
 }
 
 pub fn df(context: &Context) -> Result<(), Failure> {

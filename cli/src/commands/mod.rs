@@ -3,6 +3,7 @@
 mod collect;
 mod get;
 mod list;
+mod policy;
 mod put;
 mod repair;
 mod verify;
@@ -52,6 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
             let (store, reference) = context.settle(&args.reference)?;
             context.changed(&store.pin(&reference, false)?, "unpinned")?
         }
+        Command::Policy(args) => policy::run(&context, args)?,
         Command::Gc(args) => collect::gc(&context, args)?,
         Command::Df => collect::df(&context)?,
         Command::Verify(args) => return verify::run(&context, args),

@@ -29,6 +29,8 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
         meta: args.meta.into_iter().collect(),
         tags: args.tags.into_iter().collect(),
         replace: args.replace,
+        reserve: args.reserve,
+        gc: args.gc,
     };
     let bar = context.bar();
     let report = store.put(&request, &bar)?;

@@ -1,14 +1,17 @@
-//! Which checkpoints exist: HEAD and the list it points at, read and replaced by compare-and-swap. Never reads a manifest or
+//! Which checkpoints exist and which policies are for them: HEAD and the list it points at, read and replaced by compare-and-swap. Never reads a manifest or
 //! a pack.
 
+pub mod policies;
 pub mod refs;
 pub mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
 use crate::backend::{Backend, Key, read_whole};
 use crate::error::{Error, Result};
-use crate::format::catalog::{Catalog, Change, Entry};
+use crate::format::catalog::{Catalog, Change, Entry, Policy};
 use crate::format::head::Head;
 use crate::id::{CatalogId, CheckpointId, SessionId};
 use crate::limits::{COMMIT_ATTEMPTS_MAX, HEAD_BYTES_MAX, HEAD_ENTRIES_MAX, OBJECT_BYTES_MAX};
@@ -23,7 +26,10 @@ pub struct State {
     pub head: Head,
     /// The checkpoints, in the order in which they were stored.
     pub entries: Vec<Entry>,
+    /// The policies as stored, in the order of their globs' bytes; [`policies::stored`] reads them.
+    pub policies: Vec<Policy>,
     bytes: Vec<u8>,
+    catalog_bytes: u64,
 }
 
 /// What a commit wants to change.
@@ -42,20 +48,29 @@ impl State {
             let bytes = read_whole(backend, Key::Head, HEAD_BYTES_MAX)?
                 .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
             let head = Head::from_bytes(&bytes).map_err(|error| error.of(Key::Head))?;
+            let mut catalog_bytes = 0;
             let mut catalog = match head.catalog {
                 None => Catalog::default(),
                 Some(id) => match read_whole(backend, Key::Catalog(id), OBJECT_BYTES_MAX)? {
-                    Some(bytes) => Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?,
+                    Some(bytes) => {
+                        catalog_bytes = bytes.len() as u64;
+                        Catalog::from_bytes(id, &bytes).map_err(|error| error.of(Key::Catalog(id)))?
+                    }
                     // Either HEAD moved on and gc took the old catalog, or it is lost.
                     None if read_whole(backend, Key::Head, HEAD_BYTES_MAX)?.as_deref() != Some(&bytes[..]) => continue,
                     None => return Err(Error::corrupt(Key::Catalog(id), "it is missing")),
                 },
             };
             apply(&mut catalog, &head.changes);
-            let Catalog { entries } = catalog;
-            return Ok(Self { head, entries, bytes });
+            let Catalog { entries, policies } = catalog;
+            return Ok(Self { head, entries, policies, bytes, catalog_bytes });
         }
         Err(Error::Busy("HEAD is being replaced all the time".into()))
+    }
+
+    /// Bytes that a commit may have to write besides its own changes: HEAD anew, and the catalog when it is folded.
+    pub fn commit_bytes(&self) -> u64 {
+        2 * self.bytes.len() as u64 + self.catalog_bytes
     }
 
     /// The checkpoint with this id.
@@ -90,7 +105,7 @@ pub fn commit<T>(
         }
         let mut written = None;
         if head.changes.len() + changes.len() > HEAD_ENTRIES_MAX {
-            let mut catalog = Catalog { entries: state.entries };
+            let mut catalog = Catalog { entries: state.entries, policies: state.policies };
             apply(&mut catalog, &changes);
             let id = CatalogId::generate();
             write_catalog(backend, id, session, &catalog)?;
@@ -122,7 +137,7 @@ pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, c
 
 /// Applies changes in order. A change of a checkpoint that is gone changes nothing: somebody dropped it in between.
 pub fn apply(catalog: &mut Catalog, changes: &[Change]) {
-    let Catalog { entries } = catalog;
+    let Catalog { entries, policies } = catalog;
     // Positions by id, so that a long list with many changes is not walked for each.
     let mut places: HashMap<CheckpointId, usize> = if changes.is_empty() {
         HashMap::new()
@@ -162,6 +177,11 @@ pub fn apply(catalog: &mut Catalog, changes: &[Change]) {
                     entries[*at].pinned = *pinned;
                 }
             }
+            Change::SetPolicy(policy) => match policies.binary_search_by(|other| other.runs.cmp(&policy.runs)) {
+                Ok(at) => policies[at] = policy.clone(),
+                Err(at) => policies.insert(at, policy.clone()),
+            },
+            Change::RemovePolicy(runs) => policies.retain(|policy| policy.runs != *runs),
         }
     }
     if removed {

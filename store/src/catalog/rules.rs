@@ -53,10 +53,14 @@ pub enum Reason {
     Every(u64),
     /// It is young enough.
     Within,
+    /// No policy is for its run; nothing of such a run is dropped.
+    NoPolicy,
     /// No rule keeps it.
     NoRule,
     /// No rule keeps it, and it lacks the metric that one asks for.
     NoMetric(String),
+    /// No rule keeps it, and the metric that one asks for is no number: the training diverged.
+    NotANumber(String),
 }
 
 /// What the rules say of one checkpoint.
@@ -68,6 +72,8 @@ pub struct Verdict {
     pub keep: bool,
     /// All that keeps it, or the one reason for which it goes.
     pub reasons: Vec<Reason>,
+    /// The glob of the policy whose rules these are; none when they are the command's own, or there are none.
+    pub policy: Option<String>,
 }
 
 impl Rules {
@@ -90,8 +96,9 @@ impl Rules {
     }
 }
 
-/// Judges the checkpoints of one run, given in the order in which they were stored.
-pub fn judge(entries: &[&Entry], rules: &Rules, now_ms: i64) -> Vec<Verdict> {
+/// Judges the checkpoints of one run, given in the order in which they were stored, by rules of which there is at least one.
+/// Verdicts name `policy` as where the rules are from.
+pub fn judge(entries: &[&Entry], rules: &Rules, policy: Option<&str>, now_ms: i64) -> Vec<Verdict> {
     let best: HashMap<CheckpointId, usize> = rules.best.as_ref().map_or_else(HashMap::new, |best| {
         let ranked = ranked(entries.iter().copied(), &best.metric, best.mode);
         ranked
@@ -118,19 +125,23 @@ pub fn judge(entries: &[&Entry], rules: &Rules, now_ms: i64) -> Vec<Verdict> {
             reasons.push(Reason::Best { metric: best.metric.clone(), rank: *rank });
         }
         if let (Some(every), Some(step)) = (rules.every, entry.step)
-            && step % every == 0
+            && step.checked_rem(every) == Some(0)
         {
             reasons.push(Reason::Every(every));
         }
         if rules.within_ms.is_some_and(|within| now_ms.saturating_sub(entry.time_ms) <= within) {
             reasons.push(Reason::Within);
         }
-        let keep = !reasons.is_empty() || rules.is_empty();
+        let keep = !reasons.is_empty();
         if reasons.is_empty() {
-            let lacks = rules.best.as_ref().filter(|best| !entry.metrics.contains_key(&best.metric));
-            reasons.push(lacks.map_or(Reason::NoRule, |best| Reason::NoMetric(best.metric.clone())));
+            let metric = rules.best.as_ref().map(|best| &best.metric);
+            reasons.push(match metric.map(|metric| (metric, entry.metrics.get(metric))) {
+                Some((metric, None)) => Reason::NoMetric(metric.clone()),
+                Some((metric, Some(value))) if value.is_nan() => Reason::NotANumber(metric.clone()),
+                _ => Reason::NoRule,
+            });
         }
-        Verdict { entry: (*entry).clone(), keep, reasons }
+        Verdict { entry: (*entry).clone(), keep, reasons, policy: policy.map(str::to_owned) }
     };
     entries.iter().enumerate().map(verdict).collect()
 }

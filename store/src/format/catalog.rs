@@ -1,4 +1,4 @@
-//! The list of checkpoints, as stored. Never decides anything: what a change means is `crate::catalog`'s.
+//! The list of checkpoints and the policies, as stored. Never decides anything: what a change means is `crate::catalog`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,13 +59,62 @@ pub enum Change {
     Untag(CheckpointId, String),
     /// A checkpoint is kept from every policy, or no longer.
     Pin(CheckpointId, bool),
+    /// The runs of a glob got a policy, in place of the one that the same glob had.
+    SetPolicy(Policy),
+    /// A glob lost its policy.
+    RemovePolicy(String),
 }
 
-/// The stored list.
+/// What is kept of the runs that a glob matches. Each rule keeps checkpoints by itself; none is 0, and there is at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The glob.
+    pub runs: String,
+    /// How many that were stored last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_last: Option<u64>,
+    /// The best by a metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<KeepBest>,
+    /// Those whose step is a multiple of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
+    /// Those not older than this, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_within_ms: Option<u64>,
+}
+
+/// The best `count` by `metric`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBest {
+    /// How many.
+    pub count: u64,
+    /// By which metric.
+    pub metric: String,
+    /// Which end of it is good.
+    pub mode: Good,
+}
+
+/// Which end of a metric is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Good {
+    /// Smaller is better.
+    Min,
+    /// Larger is better.
+    Max,
+}
+
+/// The stored lists.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Catalog {
     /// In the order in which they were stored.
     pub entries: Vec<Entry>,
+    /// In the order of their globs' bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
 }
 
 impl Catalog {

@@ -13,7 +13,7 @@ pub const RECORD_BYTES: usize = 64;
 /// Bytes of the footer of a pack.
 pub const FOOTER_BYTES: usize = 64;
 /// Bytes of one line of the trailer.
-const LINE_BYTES: usize = 56;
+pub const LINE_BYTES: usize = 56;
 
 const MAGIC: &[u8; 8] = b"CKPTPACK";
 const RECORD_MAGIC: &[u8; 4] = b"CKRC";

@@ -1,13 +1,16 @@
-//! Verbs that change the catalog alone: rm, tag, untag, pin, unpin. Never frees room: that is gc's.
+//! Verbs that change the catalog alone: rm, tag, untag, pin, unpin, policies. Never frees room: that is gc's.
 
 use std::collections::BTreeSet;
 
 use super::sound;
+use crate::catalog::policies::{self, Policy, PolicyUse};
 use crate::catalog::{State, commit, refs};
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::{Change, Entry};
+use crate::limits::POLICIES_MAX;
 use crate::progress::Quiet;
 use crate::session::Session;
+use crate::space::Spare;
 use crate::store::Store;
 
 /// Drops checkpoints; all of them or, when one ref is wrong, none. A pinned one is refused. Answers what was dropped.
@@ -67,7 +70,43 @@ pub fn pin(store: &Store, reference: &str, pinned: bool) -> Result<Entry> {
     })
 }
 
+/// Gives the runs of a glob a policy; answers the one that the same glob had.
+pub fn set_policy(store: &Store, policy: &Policy) -> Result<Option<Policy>> {
+    policy.check()?;
+    let new = policy.to_stored();
+    change(store, "policy", |state| {
+        let old = state.policies.iter().find(|old| old.runs == new.runs);
+        if old.is_none() && state.policies.len() >= POLICIES_MAX {
+            return Err(Error::Invalid(format!(
+                "a store has at most {POLICIES_MAX} policies; a glob can match many runs"
+            )));
+        }
+        let changes = if old == Some(&new) { Vec::new() } else { vec![Change::SetPolicy(new.clone())] };
+        // One that can't be understood is mended by this.
+        Ok((changes, old.and_then(|old| policies::stored(std::slice::from_ref(old)).ok()?.pop())))
+    })
+}
+
+/// Takes a glob's policy away, whether it can be understood or not.
+pub fn remove_policy(store: &Store, runs: &str) -> Result<()> {
+    change(store, "policy", |state| {
+        if state.policies.iter().any(|policy| policy.runs == runs) {
+            return Ok((vec![Change::RemovePolicy(runs.to_owned())], ()));
+        }
+        let near = state.policies.iter().map(|policy| policy.runs.clone());
+        let near = near.filter(|other| refs::distance(runs, other) <= 2.max(runs.len() / 3)).take(3).collect();
+        Err(Error::NotFound { thing: Thing::Policy, name: runs.into(), near })
+    })
+}
+
+/// The policies, and the runs that each is for now.
+pub fn list_policies(store: &Store) -> Result<Vec<PolicyUse>> {
+    let state = State::load(store.backend())?;
+    policies::in_use(&state.entries, &state.policies)
+}
+
 fn change<T>(store: &Store, what: &str, plan: impl Fn(&State) -> Result<(Vec<Change>, T)>) -> Result<T> {
+    let _spare = Spare::take(store.root());
     let session = Session::register(store.root(), what)?;
     commit(store.backend(), session.id(), |state, draft| {
         let (changes, answer) = plan(state)?;

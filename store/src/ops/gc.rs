@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Backend, Family, Key, read_whole};
-use crate::catalog::rules::{Rules, Verdict, judge};
+use crate::catalog::policies::{Choice, RunGlob, judge_all};
+use crate::catalog::rules::{Rules, Verdict};
 use crate::catalog::{Draft, State, commit};
 use crate::error::{Error, Result};
-use crate::format::catalog::{Change, Entry};
+use crate::format::catalog::Change;
 use crate::format::envelope;
 use crate::format::manifest::Manifest;
 use crate::format::pack::Line;
@@ -18,14 +19,15 @@ use crate::packs::read_trailer;
 use crate::parallel::in_order;
 use crate::progress::{Notice, Progress, Stage};
 use crate::session::{self, Session};
+use crate::space::Spare;
 use crate::store::Store;
 
 /// What to collect.
 #[derive(Debug, Clone, Default)]
 pub struct GcRequest {
-    /// Runs that the rules are for, as a glob; none means all.
+    /// Only these runs, as a glob; none means all.
     pub runs: Option<String>,
-    /// Rules by which checkpoints are dropped; without any, none is.
+    /// Rules by which checkpoints are dropped; without any, the store's policies say.
     pub rules: Rules,
     /// Whether to tell only what would be done.
     pub dry_run: bool,
@@ -34,7 +36,7 @@ pub struct GcRequest {
 /// What a gc did, or would do.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GcReport {
-    /// What the rules say of each checkpoint that they are for.
+    /// What the rules say of each checkpoint of the chosen runs.
     pub verdicts: Vec<Verdict>,
     /// Bytes of packs and other objects that were freed.
     pub freed_bytes: u64,
@@ -63,10 +65,11 @@ struct Garbage {
 /// Collects.
 pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result<GcReport> {
     request.rules.check()?;
-    let runs = request.runs.as_deref().map(run_glob).transpose()?;
-    let judge_all = |state: &State| judge_runs(state, &request.rules, runs.as_ref(), store.now_ms());
+    let runs = request.runs.as_deref().map(RunGlob::new).transpose()?;
+    let choice = Choice { runs: runs.as_ref(), rules: &request.rules };
+    let judge = |state: &State| judge_all(&state.entries, &state.policies, choice, store.now_ms());
     if request.dry_run {
-        let verdicts = judge_all(&State::load(store.backend())?);
+        let verdicts = judge(&State::load(store.backend())?)?;
         let (_, garbage) = find_garbage(store, &dropped(&verdicts), progress)?;
         return Ok(GcReport {
             verdicts,
@@ -75,11 +78,12 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
             packs_unreadable: garbage.unreadable,
         });
     }
+    let _spare = Spare::take(store.root());
     let _only_one = session::lock_gc(store.root())?;
     let session = Session::register(store.root(), "gc")?;
     let backend = store.backend();
     let verdicts = commit(backend, session.id(), |state, draft| {
-        let verdicts = judge_all(state);
+        let verdicts = judge(state)?;
         draft.changes = dropped(&verdicts).into_iter().map(Change::Remove).collect();
         Ok(verdicts)
     })?;
@@ -110,24 +114,6 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
 /// Bytes that a gc without rules would free now.
 pub fn reclaimable(store: &Store, progress: &dyn Progress) -> Result<u64> {
     Ok(find_garbage(store, &BTreeSet::new(), progress)?.1.bytes())
-}
-
-fn run_glob(pattern: &str) -> Result<globset::GlobMatcher> {
-    let glob = globset::Glob::new(pattern);
-    Ok(glob.map_err(|error| Error::Invalid(format!("{pattern:?} is no glob: {}", error.kind())))?.compile_matcher())
-}
-
-fn judge_runs(state: &State, rules: &Rules, runs: Option<&globset::GlobMatcher>, now_ms: i64) -> Vec<Verdict> {
-    if rules.is_empty() {
-        return Vec::new();
-    }
-    let mut by_run: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
-    for entry in &state.entries {
-        if runs.is_none_or(|runs| runs.is_match(&entry.run)) {
-            by_run.entry(&entry.run).or_default().push(entry);
-        }
-    }
-    by_run.values().flat_map(|entries| judge(entries, rules, now_ms)).collect()
 }
 
 fn dropped(verdicts: &[Verdict]) -> BTreeSet<CheckpointId> {

@@ -24,6 +24,7 @@ use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
 use self::verify::{VerifyReport, VerifyRequest};
 use crate::backend::disk::{Disk, OsDisk};
+use crate::catalog::policies::{Policy, PolicyUse};
 use crate::catalog::{State, refs};
 use crate::error::Result;
 use crate::format::catalog::Entry;
@@ -88,6 +89,21 @@ impl Store {
     /// Keeps a checkpoint from every policy, or no longer.
     pub fn pin(&self, reference: &str, pinned: bool) -> Result<Entry> {
         change::pin(self, reference, pinned)
+    }
+
+    /// Gives the runs of a glob a policy; answers the one that the same glob had.
+    pub fn set_policy(&self, policy: &Policy) -> Result<Option<Policy>> {
+        change::set_policy(self, policy)
+    }
+
+    /// Takes a glob's policy away.
+    pub fn remove_policy(&self, runs: &str) -> Result<()> {
+        change::remove_policy(self, runs)
+    }
+
+    /// The policies, and the runs that each is for now.
+    pub fn policies(&self) -> Result<Vec<PolicyUse>> {
+        change::list_policies(self)
     }
 
     /// Drops checkpoints by rules and frees what nothing uses.

@@ -6,16 +6,21 @@ use std::sync::{Mutex, PoisonError};
 
 use super::gather::SourceFile;
 use crate::backend::Backend;
-use crate::codec::{Encoder, Hint};
-use crate::error::{Error, Result};
+use crate::codec::{Codec, Encoder, Hint};
+use crate::error::{Error, Result, Shortage};
 use crate::format::head::Head;
+use crate::format::pack;
 use crate::id::{ChunkId, PackId, SessionId, StoreId};
 use crate::index::Index;
-use crate::limits::{CHUNK_BYTES_MAX, WINDOW_CHUNKS};
+use crate::limits::{CHUNK_BYTES_MAX, SAMPLE_CHUNKS, WINDOW_CHUNKS};
 use crate::packs::{PackReader, PackWriter, SealedPack, read_trailer};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
+use crate::space::Budget;
 use crate::split::{ElementHint, Layout, Source};
+
+/// Bytes of a chunk in a manifest: its id and its length.
+const ID_BYTES: usize = 32 + 5;
 
 /// The chunks of one put, and where each of them is.
 pub struct Chunks<'a> {
@@ -67,9 +72,20 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// Names all chunks and stores those that the store lacks; answers the new packs, sealed and not published.
-    pub fn store(&mut self, index: &Index, head: &Head, progress: &dyn Progress) -> Result<Vec<SealedPack>> {
+    /// Names all chunks and stores those that the store lacks; answers the new packs, sealed and not published. `besides` is
+    /// what the put writes besides chunks. Whatever does not fit is refused before anything is written.
+    pub fn store(
+        &mut self,
+        index: &Index,
+        head: &Head,
+        (budget, besides): (&mut Budget<'_>, u64),
+        progress: &dyn Progress,
+    ) -> Result<Vec<SealedPack>> {
         let count = self.layout.chunks.len();
+        // When all of it fits, new or not, nothing more has to be known. That is usual and costs nothing.
+        let is_tight = !budget.fits(besides.saturating_add(self.bytes_at_most(0..count)));
+        let mut planned = HashSet::new();
+        let mut all_missing = Vec::new();
         let mut writer = PackWriter::new(self.backend, self.store, self.session);
         progress.begin(Stage::Hash, self.layout.chunks.iter().map(|chunk| u64::from(chunk.len)).sum());
         for start in (0..count).step_by(WINDOW_CHUNKS) {
@@ -82,11 +98,19 @@ impl<'a> Chunks<'a> {
             })?;
             self.ids.extend_from_slice(&window);
             self.find_stored(&window, index, head, progress)?;
-            let mut planned = HashSet::new();
-            let missing: Vec<usize> = (start..end)
-                .filter(|at| !self.places.contains_key(&self.ids[*at]) && planned.insert(self.ids[*at]))
-                .collect();
+            let missing =
+                (start..end).filter(|at| !self.places.contains_key(&self.ids[*at]) && planned.insert(self.ids[*at]));
+            if is_tight {
+                all_missing.extend(missing);
+                continue;
+            }
+            let missing: Vec<usize> = missing.collect();
+            planned.clear();
             writer = self.encode(&missing, writer, progress)?;
+        }
+        if is_tight {
+            self.check_room(&all_missing, budget, besides, progress)?;
+            writer = self.encode(&all_missing, writer, progress)?;
         }
         self.finish(writer)
     }
@@ -105,6 +129,51 @@ impl<'a> Chunks<'a> {
     /// All packs that the checkpoint relies on.
     pub fn packs(&self) -> BTreeSet<PackId> {
         self.places.values().copied().collect()
+    }
+
+    /// Refuses what does not fit. What it would take raw is tried first, for that needs no work.
+    fn check_room(
+        &self,
+        missing: &[usize],
+        budget: &mut Budget<'_>,
+        besides: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let mut needs = besides.saturating_add(self.bytes_at_most(missing.iter().copied()));
+        if !budget.fits(needs) && !missing.is_empty() {
+            needs = besides.saturating_add(self.estimate(missing, progress)?);
+        }
+        budget.needs = Some(needs);
+        if budget.fits(needs) {
+            return Ok(());
+        }
+        Err(Error::WontFit(Box::new(Shortage { needs_bytes: budget.needs, ..Shortage::default() })))
+    }
+
+    /// The most bytes that chunks can take, as when none of them can be compressed.
+    fn bytes_at_most(&self, chunks: impl Iterator<Item = usize>) -> u64 {
+        chunks.map(|at| record_bytes(Codec::Raw, self.layout.chunks[at].len as usize)).sum()
+    }
+
+    /// What the chunks at `missing` would take, by how some of them compress that lie evenly among all.
+    fn estimate(&self, missing: &[usize], progress: &dyn Progress) -> Result<u64> {
+        let count = missing.len().min(SAMPLE_CHUNKS);
+        let sample = |nr: usize| missing[(2 * nr + 1) * missing.len() / (2 * count)];
+        let encoded = in_order(
+            count,
+            progress,
+            || (buffer(), Encoder::new()),
+            |(buf, encoder), nr| {
+                let at = sample(nr);
+                let raw = self.read(buf, at)?;
+                let (codec, stored) = encoder.encode(raw, self.hint(at));
+                Ok((raw.len() as u64, record_bytes(codec, stored.len())))
+            },
+        )?;
+        let (raw, stored) = encoded.into_iter().fold((0, 0), |sum, (raw, stored)| (sum.0 + raw, sum.1 + stored));
+        let all: u64 = missing.iter().map(|at| u64::from(self.layout.chunks[*at].len)).sum();
+        let estimate = u128::from(all) * u128::from(stored) / u128::from(raw.max(1));
+        Ok(u64::try_from(estimate).unwrap_or(u64::MAX))
     }
 
     fn finish(&mut self, writer: PackWriter<'_>) -> Result<Vec<SealedPack>> {
@@ -170,12 +239,7 @@ impl<'a> Chunks<'a> {
                 if ChunkId::of(raw) != self.ids[at] {
                     return Err(self.source_of(at).changed("its bytes are others than a moment ago"));
                 }
-                let hint = match self.layout.chunks[at].dtype {
-                    ElementHint::Dtype(dtype) => Hint::Dtype(dtype),
-                    ElementHint::Unknown => Hint::Unknown,
-                    ElementHint::Bytes => Hint::Text,
-                };
-                let (codec, stored) = encoder.encode(raw, hint);
+                let (codec, stored) = encoder.encode(raw, self.hint(at));
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
                 let pack = writer.append(self.ids[at], codec, stored, raw.len())?;
                 drop(writer);
@@ -187,6 +251,14 @@ impl<'a> Chunks<'a> {
         self.stored.chunks += missing.len() as u64;
         self.stored.raw_bytes += raw_bytes;
         Ok(writer.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hint(&self, at: usize) -> Hint {
+        match self.layout.chunks[at].dtype {
+            ElementHint::Dtype(dtype) => Hint::Dtype(dtype),
+            ElementHint::Unknown => Hint::Unknown,
+            ElementHint::Bytes => Hint::Text,
+        }
     }
 
     fn read<'b>(&self, buf: &'b mut [u8], at: usize) -> Result<&'b [u8]> {
@@ -209,6 +281,13 @@ impl<'a> Chunks<'a> {
     fn source_of(&self, at: usize) -> &'a SourceFile {
         self.sources[self.layout.ranges(at)[0].file as usize]
     }
+}
+
+/// Bytes that a record takes in a pack, in its trailer and in the manifest, with what is between it and the one before.
+fn record_bytes(codec: Codec, stored_len: usize) -> u64 {
+    // From the worst place for it, right after a payload that ends one byte past a multiple of everything.
+    let (_, offset) = pack::record_place(1, codec, stored_len);
+    offset + (stored_len + pack::LINE_BYTES + ID_BYTES) as u64
 }
 
 fn buffer() -> Vec<u8> {

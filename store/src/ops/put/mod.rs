@@ -1,8 +1,9 @@
 //! Stores files or directories as one checkpoint. Writes in the order of the law: packs, manifest, HEAD. Never changes a
-//! source, and never removes anything that it has published.
+//! source, never removes anything that it has published, and drops no checkpoint that no policy drops.
 
 mod chunks;
 mod gather;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,9 +20,11 @@ use crate::format::catalog::{Change, Entry};
 use crate::format::manifest::{Content, File, Manifest, Segment, Tensor};
 use crate::format::pack::Line;
 use crate::id::{CheckpointId, PackId};
+use crate::limits::PUT_OVERHEAD_BYTES;
 use crate::packs::SealedPack;
 use crate::progress::{Notice, Progress};
 use crate::session::Session;
+use crate::space::{self, Budget};
 use crate::split::{self, Kind, Layout, Placement, Source, Split};
 use crate::store::Store;
 
@@ -42,6 +45,10 @@ pub struct PutRequest {
     pub tags: BTreeSet<String>,
     /// Whether a checkpoint of the same run and step gives way.
     pub replace: bool,
+    /// Bytes of the disk that are to stay free; none means the smaller of 1 GB and 1 % of it.
+    pub reserve: Option<u64>,
+    /// Whether to make room by a gc, as the store's policies say, when there is too little.
+    pub gc: bool,
 }
 
 /// What a put did.
@@ -57,10 +64,25 @@ pub struct PutReport {
     pub seconds: f64,
 }
 
-/// Stores a checkpoint.
+/// Stores a checkpoint; when the disk is too full for it, and the request says so, after a gc.
 pub fn put(store: &Store, request: &PutRequest, progress: &dyn Progress) -> Result<PutReport> {
     let started = Instant::now();
     check(request)?;
+    let mut budget = Budget::new(store.root(), request.reserve);
+    let error = match attempt(store, request, &mut budget, progress) {
+        Ok(report) => return Ok(PutReport { seconds: started.elapsed().as_secs_f64(), ..report }),
+        Err(error) => room::explain(store, request, &budget, error),
+    };
+    if !request.gc || !room::gc_would_help(&error) {
+        return Err(error);
+    }
+    room::make(store, progress)?;
+    let report = attempt(store, request, &mut budget, progress)
+        .map_err(|error| room::explain(store, request, &budget, error))?;
+    Ok(PutReport { seconds: started.elapsed().as_secs_f64(), ..report })
+}
+
+fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progress: &dyn Progress) -> Result<PutReport> {
     let backend = store.backend();
     // The session comes before HEAD: whatever gc decides from now on, it sees this put or this put sees its epoch.
     let session = Session::register(store.root(), "put")?;
@@ -74,7 +96,8 @@ pub fn put(store: &Store, request: &PutRequest, progress: &dyn Progress) -> Resu
         .collect::<Result<Vec<_>>>()?;
     let layout = lay_out(&sources, &splits)?;
     let mut chunks = Chunks::new(&sources, &layout, backend, store.id(), session.id());
-    let mut packs = chunks.store(store.index(), &state.head, progress)?;
+    let besides = state.commit_bytes() + PUT_OVERHEAD_BYTES + room::described_bytes(&gathered, &splits);
+    let mut packs = chunks.store(store.index(), &state.head, (budget, besides), progress)?;
 
     let id = CheckpointId::generate();
     let time_ms = store.now_ms();
@@ -130,11 +153,12 @@ pub fn put(store: &Store, request: &PutRequest, progress: &dyn Progress) -> Resu
                     // The checkpoint is safe; the next put catches up from the packs themselves.
                     progress.notice(Notice::IndexBehind { reason: error.to_string() });
                 }
+                space::keep(store.root(), state.commit_bytes());
                 return Ok(PutReport {
                     entry,
                     chunks: manifest.chunk_count() as u64,
                     new_chunks: chunks.stored.chunks,
-                    seconds: started.elapsed().as_secs_f64(),
+                    seconds: 0.0,
                 });
             }
             Err(lost) => published.extend(publish(chunks.store_again(&lost, progress)?)?),

@@ -1,0 +1,61 @@
+//! What a put does when the disk is too full: says what it needs and what would help, and makes room when asked to. Never drops
+//! a checkpoint that no policy drops, and none at all when that would not be enough.
+
+use super::gather::Gathered;
+use super::{PutRequest, refs};
+use crate::error::{Error, Result, Shortage};
+use crate::ops::gc::{GcReport, GcRequest, gc};
+use crate::progress::{Notice, Progress, Quiet};
+use crate::space::Budget;
+use crate::split::Split;
+use crate::store::Store;
+
+/// Bytes that a manifest has for each member and each segment besides its path and its chunks; more than it takes once packed.
+const DESCRIPTION_BYTES: usize = 64;
+
+/// The most bytes of a manifest besides its chunks.
+pub fn described_bytes(gathered: &Gathered, splits: &[Split]) -> u64 {
+    let members: usize = gathered.members.iter().map(|member| member.path.len() + DESCRIPTION_BYTES).sum();
+    let segments: usize = splits.iter().map(|split| split.segments.len() * DESCRIPTION_BYTES).sum();
+    (members + segments) as u64
+}
+
+/// Adds to an error that tells of too little room what is needed and what would help. Others stay as they are.
+pub fn explain(store: &Store, request: &PutRequest, budget: &Budget<'_>, error: Error) -> Error {
+    let told = |needs_bytes: Option<u64>| {
+        let plan = gc(store, &GcRequest { dry_run: true, ..GcRequest::default() }, &Quiet).ok();
+        Box::new(Shortage {
+            what: request.step.map_or_else(|| request.run.clone(), |step| format!("{}@{step}", request.run)),
+            needs_bytes,
+            free_bytes: budget.free(),
+            reserve_bytes: budget.reserve,
+            gc_frees: plan.as_ref().map(|plan| plan.freed_bytes),
+            gc_drops: plan.as_ref().map_or(0, |plan| dropped(plan).len() as u64),
+            has_policies: plan.is_some_and(|plan| plan.verdicts.iter().any(|verdict| verdict.policy.is_some())),
+        })
+    };
+    match error {
+        Error::WontFit(shortage) => Error::WontFit(told(shortage.needs_bytes)),
+        Error::NoSpace { path, source, .. } => Error::NoSpace { path, source, shortage: Some(told(budget.needs)) },
+        other => other,
+    }
+}
+
+/// Whether a gc frees as much as this error says is missing.
+pub fn gc_would_help(error: &Error) -> bool {
+    let (Error::WontFit(shortage) | Error::NoSpace { shortage: Some(shortage), .. }) = error else { return false };
+    let needs = shortage.needs_bytes.unwrap_or(0).saturating_add(shortage.reserve_bytes);
+    shortage.gc_frees.is_some_and(|frees| frees > 0 && shortage.free_bytes.saturating_add(frees) >= needs)
+}
+
+/// Makes room as the policies say.
+pub fn make(store: &Store, progress: &dyn Progress) -> Result<()> {
+    let report = gc(store, &GcRequest::default(), progress)?;
+    let freed_bytes = report.freed_bytes;
+    progress.notice(Notice::MadeRoom { dropped: dropped(&report), freed_bytes });
+    Ok(())
+}
+
+fn dropped(report: &GcReport) -> Vec<String> {
+    report.verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| refs::name_of(&verdict.entry)).collect()
+}
