@@ -75,3 +75,9 @@ pub const FILES_MAX: usize = 10_000_000;
 
 /// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
 pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
+
+/// The most metrics that are taken from a name or a log.
+pub const NAMED_METRICS_MAX: usize = 64;
+
+/// The most bytes of a `trainer_state.json` that are read. One line of its log has about 150 bytes: this is a log of 400,000.
+pub const TRAINER_STATE_BYTES_MAX: u64 = 64 << 20;
