@@ -2,9 +2,11 @@
 
 mod collect;
 mod get;
+mod import;
 mod list;
 mod put;
 mod verify;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Gc(args) => collect::gc(&context, args)?,
         Command::Df => collect::df(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
+        Command::Import(args) => return import::run(&context, args),
+        Command::Watch(args) => return watch::run(&context, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);

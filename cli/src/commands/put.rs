@@ -44,7 +44,8 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
     print(&line(&report))
 }
 
-fn line(report: &PutReport) -> String {
+/// What a put did, in one line.
+pub fn line(report: &PutReport) -> String {
     let entry = &report.entry;
     format!(
         "{}: {} in {:.2} s, {} already stored, {} new, {} written\n",

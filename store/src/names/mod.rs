@@ -9,7 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-pub use trainer_state::{TrainerState, trainer_state};
+pub use trainer_state::trainer_state;
 
 use crate::limits::{NAME_BYTES_MAX, NAMED_METRICS_MAX};
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::trainer_state::TrainerState;
 use super::*;
 
 fn metrics(list: &[(&str, f64)]) -> BTreeMap<String, f64> {

@@ -34,9 +34,10 @@ pub fn incomplete(dir: &Path, candidate: &Candidate) -> io::Result<Option<String
         if candidate.stamp.files().next().is_none() {
             return Ok(Some("it is empty".into()));
         }
-        // Transformers writes it last; other tools' folders of such names have no config.json beside the weights.
+        // Transformers writes it last; folders of such a name that other tools write hold none of these files.
         let has = |name: &str| candidate.stamp.files().any(|(path, _)| path == Path::new(name));
-        let is_hf = is_hf && ["config.json", "adapter_config.json", "training_args.bin"].into_iter().any(has);
+        let is_hf =
+            is_hf && ["config.json", "adapter_config.json", "training_args.bin", "optimizer.pt"].into_iter().any(has);
         if is_hf && !has(TRAINER_STATE) {
             return Ok(Some(format!("its {TRAINER_STATE} is not there yet")));
         }

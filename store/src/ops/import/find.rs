@@ -319,8 +319,11 @@ fn describe(path: &Path, name: PathBuf, stamp: Stamp) -> Candidate {
     }
     let stem = names::stem(&text);
     // A tag keeps a checkpoint from every rule: right for `best` and `last`, not for a long series.
-    if candidate.claimed.is_none() && !names::is_numbered(&text) && refs::check_tag(stem).is_ok() {
-        candidate.tag = Some(stem.to_owned());
+    if candidate.claimed.is_none() && !names::is_numbered(&text) {
+        match refs::check_tag(stem) {
+            Ok(()) => candidate.tag = Some(stem.to_owned()),
+            Err(_) => candidate.note = candidate.note.or_else(|| Some(format!("{stem:?} can't be a tag"))),
+        }
     }
     candidate
 }

@@ -84,16 +84,19 @@ pub fn watch(
         known: Known::default(),
         things: HashMap::new(),
         told: HashMap::new(),
+        last: false,
         report: WatchReport::default(),
         progress,
     };
     let mut backoff = BACKOFF.0;
+    let settled = Instant::now() + request.settle;
     loop {
+        watch.last = request.once && Instant::now() > settled;
         let looked = search.find().and_then(|found| watch.look(found, tell));
         let pause = match looked {
             Ok(pending) => {
                 backoff = BACKOFF.0;
-                if request.once && !pending {
+                if watch.last || (request.once && !pending) {
                     return Ok(watch.report);
                 }
                 if pending {
@@ -129,6 +132,8 @@ struct Watch<'a> {
     things: HashMap<PathBuf, Followed>,
     /// What was said last about each thing, so that it is said once.
     told: HashMap<PathBuf, String>,
+    /// Whether this is the last look of a watch that runs once: what is not complete now is left.
+    last: bool,
     report: WatchReport,
     progress: &'a dyn Progress,
 }
@@ -210,6 +215,9 @@ impl Watch<'_> {
             return Ok(true);
         }
         if self.events.is_open(name) || now.duration_since(followed.since) < self.request.settle {
+            if self.last {
+                self.say(name, "it is still being written", tell);
+            }
             return Ok(false);
         }
         let state = State::load(self.store.backend())?;
@@ -220,8 +228,7 @@ impl Watch<'_> {
             Ok(None) => {}
             Ok(Some(reason)) => {
                 self.say(name, &reason, tell);
-                // Waiting for it with --once would be waiting for good.
-                return Ok(self.request.once);
+                return Ok(false);
             }
             // It went away or changed: the next look tells.
             Err(_) => return Ok(false),
