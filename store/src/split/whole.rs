@@ -21,11 +21,11 @@ pub fn cut_short(source: &dyn Source, name: &str) -> io::Result<Option<&'static 
     if torch_zip::looks_like(head) {
         return Ok((!ends_as_zip(source)?).then_some("its zip directory is not there yet"));
     }
-    if name.ends_with(".safetensors") || safetensors::looks_like(head, size) {
-        return Ok(safetensors::is_cut_short(source)?.then_some("it is shorter than its header says"));
-    }
     if head.starts_with(b"\x89HDF\r\n\x1a\n") {
         return Ok(is_short_hdf5(source)?.then_some("it is shorter than its superblock says"));
+    }
+    if name.ends_with(".safetensors") || safetensors::looks_like(head, size) {
+        return Ok(safetensors::is_cut_short(source)?.then_some("it is shorter than its header says"));
     }
     Ok(None)
 }

@@ -52,7 +52,8 @@ pub fn incomplete(dir: &Path, candidate: &Candidate) -> io::Result<Option<String
         let size = file.metadata()?.len();
         match cut_short(&Look { file, size }, &name) {
             Ok(None) => {}
-            Ok(Some(reason)) => return Ok(Some(format!("{name}: {reason}"))),
+            Ok(Some(reason)) if candidate.stamp.is_tree => return Ok(Some(format!("{name}: {reason}"))),
+            Ok(Some(reason)) => return Ok(Some(reason.into())),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some("it became shorter".into())),
             Err(error) => return Err(error),
         }

@@ -275,10 +275,13 @@ impl Work<'_> {
             None => self.known.of_source(self.store, &state, &self.target.run, &self.target.source(to))?,
         };
         let entry = id.and_then(|id| state.entry(id)).cloned();
-        let entry =
+        let mut entry =
             entry.ok_or_else(|| Error::Invalid(format!("{}, which it leads to, is not stored", to.display())))?;
         let tag = item.tag.as_deref().unwrap_or_default();
-        let entry = if entry.tags.contains(tag) { entry } else { change::tag(self.store, &entry.id.to_string(), tag)? };
+        if !entry.tags.contains(tag) {
+            change::tag(self.store, &entry.id.to_string(), tag)?;
+            entry.tags.insert(tag.to_owned());
+        }
         // A link that leads nowhere any more is all that is left of a source.
         let link = self.target.dir.join(&item.name);
         let gone = fs::symlink_metadata(self.target.dir.join(to))

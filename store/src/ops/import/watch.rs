@@ -274,7 +274,8 @@ impl Watch<'_> {
         let id = self.known.of_source(self.store, &state, &self.target.run, &source)?;
         let entry: Option<&Entry> = id.and_then(|id| state.entry(id)).filter(|entry| !entry.tags.contains(&link.tag));
         if let Some(entry) = entry {
-            let tagged = change::tag(self.store, &entry.id.to_string(), &link.tag)?;
+            let mut tagged = change::tag(self.store, &entry.id.to_string(), &link.tag)?;
+            tagged.tags.insert(link.tag.clone());
             tell(WatchEvent::Done(&link.name, &ImportDone::Tagged(tagged), false));
         }
         Ok(())
