@@ -106,3 +106,8 @@ pub const SAMPLE_CHUNKS: usize = 16;
 /// Bytes that a put writes besides chunks and the catalog: a session, and the rounding up of manifest, HEAD and packs to
 /// whole blocks. The index is not counted: a put succeeds without it.
 pub const PUT_OVERHEAD_BYTES: u64 = 16 << 10;
+/// The most metrics that are taken from a name or a log.
+pub const NAMED_METRICS_MAX: usize = 64;
+
+/// The most bytes of a `trainer_state.json` that are read. One line of its log has about 150 bytes: this is a log of 400,000.
+pub const TRAINER_STATE_BYTES_MAX: u64 = 64 << 20;

@@ -2,11 +2,13 @@
 
 mod collect;
 mod get;
+mod import;
 mod list;
 mod policy;
 mod put;
 mod repair;
 mod verify;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,6 +60,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Df => collect::df(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
         Command::Repair(args) => return repair::run(&context, &args),
+        Command::Import(args) => return import::run(&context, args),
+        Command::Watch(args) => return watch::run(&context, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);
