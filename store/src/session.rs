@@ -126,17 +126,22 @@ fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", path, error)),
         };
-        let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
-        if let Some(records) = records.filter(|_| text.ends_with('\n')) {
-            let pins = records.into_iter().filter_map(|record| match record {
-                Record::Pin(checkpoint) => Some(checkpoint),
-                Record::Session { .. } => None,
-            });
-            return Ok(Some(pins.collect()));
+        if let Some(pins) = pins_in(&text) {
+            return Ok(Some(pins));
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Err(Error::corrupt(path.display(), "a live session's file can't be read"))
+}
+
+/// The pins that the lines of a session's file state; none when one of them is not whole.
+pub fn pins_in(text: &str) -> Option<Vec<CheckpointId>> {
+    let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+    let pins = records.filter(|_| text.ends_with('\n'))?.into_iter().filter_map(|record| match record {
+        Record::Pin(checkpoint) => Some(checkpoint),
+        Record::Session { .. } => None,
+    });
+    Some(pins.collect())
 }
 
 /// Takes the lock that only one gc at a time has; tells the caller when somebody else has it.

@@ -1,7 +1,7 @@
 //! A store in a directory. Objects are written under `tmp/`, made durable, renamed, and the rename made durable, in that
 //! order. Never leaves a half-written object under a key, and never holds a lock while it waits for anything but HEAD's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -172,6 +172,16 @@ impl Backend for LocalBackend {
             }
         }
         Ok(found)
+    }
+
+    fn make_durable(&self, keys: &[Key]) -> Result<()> {
+        let paths: Vec<PathBuf> = keys.iter().map(|key| self.path(*key)).collect();
+        let mut folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        // The folder of a pack may be as new as the pack itself.
+        folders.extend(folders.clone().into_iter().filter(|folder| *folder != self.root).filter_map(Path::parent));
+        folders.into_iter().try_for_each(|folder| {
+            self.disk.sync_dir(folder).map_err(|error| Error::io("write", folder, error))
+        })
     }
 
     fn delete(&self, key: Key) -> Result<()> {

@@ -151,6 +151,9 @@ impl Index {
             .collect();
         // Newest last: where two packs hold a chunk, the later one may be there to heal the earlier.
         missing.sort_unstable();
+        // A put whose pack this is may have died, or be about to, before its name is durable.
+        let keys: Vec<Key> = missing.iter().copied().map(Key::Pack).collect();
+        backend.make_durable(&keys).map_err(Trouble::Other)?;
         progress.begin(Stage::Index, missing.len() as u64);
         for pack in missing {
             if let Some(object) = backend.open(Key::Pack(pack)).map_err(Trouble::Other)? {
