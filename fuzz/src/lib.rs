@@ -108,7 +108,7 @@ impl Backend for HeadOnly {
     fn list(&self, _: Family) -> Result<Vec<(Key, u64)>> {
         Ok(Vec::new())
     }
-    fn make_durable(&self, _: &[Key]) -> Result<()> {
+    fn make_durable(&self, _: Key) -> Result<()> {
         Ok(())
     }
     fn delete(&self, _: Key) -> Result<()> {

@@ -2,15 +2,16 @@
 //! file that anybody can lock, and so nobody ever has to guess by a clock. Never decides what a session protects.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::local::{Lock, lock_exclusive, open_lock};
+use crate::backend::local::{Lock, is_odd, lock_exclusive, open_lock, open_plain};
 use crate::error::{Error, Result};
 use crate::id::{CheckpointId, SessionId};
+use crate::limits::SESSION_BYTES_MAX;
 
 /// The use of a store by one process; ends when dropped.
 pub struct Session {
@@ -94,9 +95,10 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
         let entry = entry.map_err(|error| Error::io("list", &folder, error))?;
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok()) else { continue };
         let path = entry.path();
-        let file = match File::open(&path) {
+        let file = match open_plain(&path, File::options().read(true)) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Gone meanwhile, or nothing that a process of ours has made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_odd(&error) => continue,
             Err(error) => return Err(Error::io("open", &path, error)),
         };
         match file.try_lock() {
@@ -121,11 +123,15 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
 /// out could lose what it protects.
 fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
     for _ in 0..100 {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        let mut text = String::new();
+        let read = open_plain(path, File::options().read(true))
+            .and_then(|file| file.take(SESSION_BYTES_MAX + 1).read_to_string(&mut text));
+        match read {
+            Ok(bytes) if bytes as u64 > SESSION_BYTES_MAX => break,
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", path, error)),
-        };
+        }
         if let Some(pins) = pins_in(&text) {
             return Ok(Some(pins));
         }

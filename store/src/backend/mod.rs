@@ -78,11 +78,10 @@ pub trait Backend: Send + Sync {
     fn swap_head(&self, expected: &[u8], new: &[u8]) -> Result<bool>;
     /// All objects of a family with their sizes in bytes, in no order. Names that are no keys are left out.
     fn list(&self, family: Family) -> Result<Vec<(Key, u64)>>;
-    /// Makes the names of objects durable that somebody else may have given them only just now. Whoever is going to rely on
-    /// an object that it found and did not publish calls this first: a name can be seen before it survives a loss of power.
-    fn make_durable(&self, keys: &[Key]) -> Result<()>;
     /// Deletes an object; one that is not there is no error.
     fn delete(&self, key: Key) -> Result<()>;
+    /// Makes the name of an object durable that somebody else may have published only just now.
+    fn make_durable(&self, key: Key) -> Result<()>;
     /// Removes what `create` left behind for owners that are not among those that `live` gives; answers the bytes that came
     /// free. `live` is asked after the leftovers were listed: an owner that began before then and is not live any more
     /// never comes back for them, and one that began later has nothing on the list.
