@@ -54,6 +54,17 @@ pub const PACK_BYTES_MAX: u64 = 256 << 20;
 /// this admits 20 TB in one checkpoint and still refuses a decompression bomb.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
 
+/// A manifest or catalog unpacks to at most this many bytes for each of its payload, or to [`UNPACKED_BYTES_FREE`]. *Format.*
+/// Ids of chunks don't compress, so real ones stay below 10; a bomb of 32 KB that unpacks to 1 GiB would take many times that
+/// once it is parsed.
+pub const UNPACK_RATIO_MAX: u64 = 64;
+
+/// What a manifest or catalog may unpack to whatever its payload: small ones may well repeat a lot. *Format.*
+pub const UNPACKED_BYTES_FREE: u64 = 16 << 20;
+
+/// The most bytes of a session's file that are read: `verify` pins a million checkpoints with 40 MB.
+pub const SESSION_BYTES_MAX: u64 = 64 << 20;
+
 /// The most bytes of HEAD that are read.
 pub const HEAD_BYTES_MAX: u64 = 64 << 20;
 

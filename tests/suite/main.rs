@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod files;
 mod golden;
+mod head_protocol;
 mod import;
 mod model;
 mod processes;

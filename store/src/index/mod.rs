@@ -212,6 +212,12 @@ impl Index {
             .collect();
         // Newest last: where two packs hold a chunk, the later one may be there to heal the earlier.
         missing.sort_unstable();
+        // A put whose pack this is may have died, or be about to, before its name is durable. One call serves for each folder.
+        let folder = |pack: &PackId| Key::Pack(*pack).to_string().rsplit_once('/').map(|(folder, _)| folder.to_owned());
+        let one_of_each: HashMap<_, PackId> = missing.iter().map(|pack| (folder(pack), *pack)).collect();
+        for pack in one_of_each.into_values() {
+            backend.make_durable(Key::Pack(pack)).map_err(Trouble::Other)?;
+        }
         progress.begin(Stage::Index, missing.len() as u64);
         for pack in missing {
             if let Some(object) = backend.open(Key::Pack(pack)).map_err(Trouble::Other)? {
@@ -273,6 +279,7 @@ impl Index {
     }
 
     fn read(&self, ids: &[ChunkId]) -> std::result::Result<Found, Trouble> {
+        self.check_files()?;
         if !self.path().join("CURRENT").exists() {
             // A new store has no database yet; one whose packs are not in it is seen by its seq of 0.
             return match fs::read_dir(self.path()).map(|mut entries| entries.next().is_none()) {
@@ -300,10 +307,21 @@ impl Index {
 
     fn open(&self) -> std::result::Result<DB, Trouble> {
         let path = self.path();
+        self.check_files()?;
         if !path.join("CURRENT").exists() && fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Trouble::Broken("its CURRENT file is missing".into()));
         }
         Ok(DB::open(&options(), path)?)
+    }
+
+    /// RocksDB follows links, out of the store as well, and waits for FIFOs: a database that holds such is made anew.
+    fn check_files(&self) -> std::result::Result<(), Trouble> {
+        let odd = |entry: fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_file() && !kind.is_dir());
+        match fs::read_dir(self.path()).map(|mut entries| entries.any(|entry| entry.is_ok_and(odd))) {
+            Ok(true) => Err(Trouble::Broken("it holds a link, or no regular file".into())),
+            // What is wrong with the directory itself is told by whoever goes on to open it.
+            _ => Ok(()),
+        }
     }
 
     fn path(&self) -> PathBuf {

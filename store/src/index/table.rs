@@ -10,6 +10,7 @@ use crate::codec::Codec;
 use crate::error::Error;
 use crate::format::pack::Line;
 use crate::id::{ChunkId, PackId};
+use crate::limits::PACK_BYTES_MAX;
 
 const CHUNK: u8 = b'c';
 const PACK: u8 = b'p';
@@ -66,14 +67,16 @@ impl Place {
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut fields = crate::format::Fields(bytes);
-        Some(Self {
+        let place = Self {
             pack: PackId::from_bytes(fields.array().ok()?),
             offset: fields.u64().ok()?,
             stored_len: fields.u32().ok()?,
             raw_len: fields.u32().ok()?,
             crc: fields.u32().ok()?,
             codec: Codec::try_from(fields.u8().ok()?).ok()?,
-        })
+        };
+        // No pack is that long, so whoever adds to an offset need not fear that it overflows.
+        Some(place).filter(|place| place.offset <= PACK_BYTES_MAX)
     }
 }
 
