@@ -64,18 +64,6 @@ pub const HEAD_ENTRIES_MAX: usize = 64;
 /// a window is at most 4 GiB of source, small enough to be still in the page cache when its new chunks are read again.
 pub const WINDOW_CHUNKS: usize = 4096;
 
-/// The most bytes of a run's name, a tag, a metric's or a metadata key.
-pub const NAME_BYTES_MAX: usize = 255;
-
-/// The most bytes of one path inside a checkpoint.
-pub const PATH_BYTES_MAX: usize = 4096;
-
-/// The most files of one checkpoint.
-pub const FILES_MAX: usize = 10_000_000;
-
-/// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
-pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
-
 /// The most policies of a store: each gc matches each run's name against all of them.
 pub const POLICIES_MAX: usize = 1000;
 
@@ -100,3 +88,15 @@ pub const SAMPLE_CHUNKS: usize = 16;
 /// Bytes that a put writes besides chunks and the catalog: a session, and the rounding up of manifest, HEAD and packs to
 /// whole blocks. The index is not counted: a put succeeds without it.
 pub const PUT_OVERHEAD_BYTES: u64 = 16 << 10;
+
+/// The most bytes of a run's name, a tag, a metric's or a metadata key.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The most bytes of one path inside a checkpoint.
+pub const PATH_BYTES_MAX: usize = 4096;
+
+/// The most files of one checkpoint.
+pub const FILES_MAX: usize = 10_000_000;
+
+/// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
+pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
