@@ -101,7 +101,10 @@ fn left(shortage: &Shortage) -> String {
         0 => String::new(),
         bytes => format!(" and {} are to stay free", size(bytes)),
     };
-    format!("{} are free{reserve}", size(shortage.free_bytes))
+    match shortage.free_bytes {
+        u64::MAX => format!("how much is free is not known{reserve}"),
+        bytes => format!("{} are free{reserve}", size(bytes)),
+    }
 }
 
 /// What makes room for a put.
@@ -116,7 +119,9 @@ fn room(shortage: &Shortage) -> String {
         Some(frees) if frees > 0 => {
             hints.push(format!("`ckpt gc` frees {} now{drops}, and `put --gc` does that first", size(frees)));
         }
-        _ => hints.push("`ckpt gc` frees nothing now".into()),
+        Some(_) => hints.push("`ckpt gc` frees nothing now".into()),
+        // The store is damaged: gc says where.
+        None => hints.push("`ckpt gc --dry-run` says why gc can't free anything".into()),
     }
     if !shortage.has_policies {
         hints.push("`ckpt policy set` says which checkpoints may go".into());

@@ -88,7 +88,7 @@ pub struct Shortage {
     /// Bytes that storing it writes, estimated from a sample of its new chunks; none when the disk was full before that was
     /// known.
     pub needs_bytes: Option<u64>,
-    /// Bytes that are free on the disk for a user without privileges.
+    /// Bytes that are free on the disk for a user without privileges; [`u64::MAX`] when the file system doesn't say.
     pub free_bytes: u64,
     /// Bytes that are to stay free.
     pub reserve_bytes: u64,

@@ -75,24 +75,13 @@ pub const HEAD_ENTRIES_MAX: usize = 64;
 /// a window is at most 4 GiB of source, small enough to be still in the page cache when its new chunks are read again.
 pub const WINDOW_CHUNKS: usize = 4096;
 
-/// The most bytes of a run's name, a tag, a metric's or a metadata key.
-pub const NAME_BYTES_MAX: usize = 255;
-
-/// The most bytes of one path inside a checkpoint.
-pub const PATH_BYTES_MAX: usize = 4096;
-
-/// The most files of one checkpoint.
-pub const FILES_MAX: usize = 10_000_000;
-
-/// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
-pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
-
 /// The most places of damage that a report lists; the rest are counted. More than anybody reads, and some 10 MB.
 pub const DAMAGE_LISTED_MAX: usize = 10_000;
 
 /// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
 /// and the next one goes on.
 pub const MISSING_MAX: usize = 3_000_000;
+
 /// The most policies of a store: each gc matches each run's name against all of them.
 pub const POLICIES_MAX: usize = 1000;
 
@@ -117,8 +106,21 @@ pub const SAMPLE_CHUNKS: usize = 16;
 /// Bytes that a put writes besides chunks and the catalog: a session, and the rounding up of manifest, HEAD and packs to
 /// whole blocks. The index is not counted: a put succeeds without it.
 pub const PUT_OVERHEAD_BYTES: u64 = 16 << 10;
+
 /// The most metrics that are taken from a name or a log.
 pub const NAMED_METRICS_MAX: usize = 64;
 
 /// The most bytes of a `trainer_state.json` that are read. One line of its log has about 150 bytes: this is a log of 400,000.
 pub const TRAINER_STATE_BYTES_MAX: u64 = 64 << 20;
+
+/// The most bytes of a run's name, a tag, a metric's or a metadata key.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The most bytes of one path inside a checkpoint.
+pub const PATH_BYTES_MAX: usize = 4096;
+
+/// The most files of one checkpoint.
+pub const FILES_MAX: usize = 10_000_000;
+
+/// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
+pub const COMMIT_ATTEMPTS_MAX: usize = 1000;

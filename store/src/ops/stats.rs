@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use super::gc;
 use crate::backend::Family;
 use crate::catalog::State;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::space::Room;
 use crate::store::Store;
 
 /// Checkpoints over which the growth is averaged.
@@ -65,11 +64,12 @@ pub fn stats(store: &Store, progress: &dyn Progress) -> Result<Stats> {
     let last = if last.len() == state.entries.len() && last.len() > 1 { &last[1..] } else { last };
     let growth_bytes =
         (!last.is_empty()).then(|| last.iter().map(|entry| entry.written_bytes).sum::<u64>() / last.len() as u64);
+    let space = rustix::fs::statvfs(store.root()).map_err(|error| Error::io("read", store.root(), error.into()))?;
     Ok(Stats {
         logical_bytes: state.entries.iter().map(|entry| entry.logical_bytes).sum(),
         stored_bytes,
         reclaimable_bytes: gc::reclaimable(store, progress)?,
-        free_bytes: Room::at(store.root())?.free,
+        free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
         checkpoints: state.entries.len() as u64,
         growth_bytes,
         runs,
