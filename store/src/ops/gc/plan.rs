@@ -108,3 +108,72 @@ impl Plan {
         room.saturating_add(freed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Codec;
+    use crate::id::{ChunkId, PackId};
+
+    const CHUNK: u32 = 1 << 20;
+
+    /// A full pack of chunks of a MiB, of which so many are in use.
+    fn pack(used: u64) -> Pack {
+        let payload = 128 * u64::from(CHUNK);
+        let pack = Pack::new(PackId::generate(), payload + 128 * 4096, Standing::Free);
+        Pack { payload, used: used * u64::from(CHUNK), used_chunks: used, ..pack }
+    }
+
+    fn planned(packs: &[Pack], room: u64) -> Plan {
+        let line = |nr: u64| {
+            let (stored_len, raw_len) = (CHUNK, CHUNK);
+            Line { id: ChunkId::of(&nr.to_le_bytes()), offset: 0, stored_len, raw_len, codec: Codec::Raw, crc: 0 }
+        };
+        plan(packs, room, &|at| Ok((0..packs[at].used_chunks).map(line).collect())).unwrap()
+    }
+
+    fn rewritten(plan: &Plan) -> Vec<Vec<usize>> {
+        plan.groups.iter().map(|group| group.packs.clone()).collect()
+    }
+
+    #[test]
+    fn the_worst_go_first_and_fill_new_packs() {
+        let packs = [pack(64), pack(40), pack(60), pack(0), pack(128), pack(1)];
+        let plan = planned(&packs, u64::MAX);
+        assert_eq!(plan.dead, [3]);
+        assert_eq!(rewritten(&plan), [vec![5, 1, 2]], "half in use is left alone");
+        let copied = 101 * (u64::from(CHUNK) + 4096);
+        assert!(plan.copied_bytes.abs_diff(copied) < 20_000, "{} for {copied}", plan.copied_bytes);
+        assert_eq!(plan.freed_bytes, 4 * packs[0].bytes - plan.copied_bytes);
+        assert_eq!(rewritten(&planned(&vec![pack(60); 5], u64::MAX)), [vec![0, 1], vec![2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn no_copy_needs_more_room_than_there_is() {
+        let packs = [pack(40), pack(10), pack(60)];
+        assert_eq!(rewritten(&planned(&packs, 0)), [[0; 0]; 0], "a full disk, and nothing dead");
+        let little = REPACK_ROOM_SPARE_BYTES + 12 * u64::from(CHUNK);
+        // The small one makes room for the others, one after the other.
+        assert_eq!(rewritten(&planned(&packs, little)), [vec![1], vec![0, 2]]);
+        let dead = [pack(40), pack(10), pack(60), pack(0)];
+        assert_eq!(rewritten(&planned(&dead, 0)).concat().len(), 3, "what is dead goes first and makes room");
+    }
+
+    #[test]
+    fn one_gc_copies_only_so_much() {
+        let packs: Vec<Pack> = (0..200).map(|_| pack(60)).collect();
+        let plan = planned(&packs, u64::MAX);
+        assert!(plan.copied_bytes <= REPACK_BYTES_MAX && plan.copied_bytes > REPACK_BYTES_MAX * 9 / 10);
+    }
+
+    #[test]
+    fn what_must_stay_stays() {
+        let mut packs = vec![pack(0), pack(1), pack(0), pack(1), pack(0)];
+        (packs[0].standing, packs[1].standing) = (Standing::Live, Standing::Unreadable);
+        (packs[2].copies, packs[3].copies) = (1, 1);
+        assert_eq!(planned(&packs, u64::MAX).dead, [4], "copies that nobody read don't count");
+        packs.iter_mut().for_each(|pack| pack.copies_checked = true);
+        let plan = planned(&packs, u64::MAX);
+        assert_eq!((plan.dead.clone(), rewritten(&plan)), (vec![2, 4], vec![vec![3]]));
+    }
+}

@@ -1,11 +1,12 @@
 //! What the store holds and what of it is in use, pack by pack and run by run. Never changes anything, keeps no list of a
 //! pack's chunks, and answers nothing when a manifest could not be read: a mark that is not complete is no mark.
 
+mod copies;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::marks::{Gathering, Marks, NO_RUN, run_number};
-use super::plan;
 use crate::backend::{Backend, Family, Key, read_whole};
 use crate::catalog::State;
 use crate::error::{Error, Result};
@@ -13,9 +14,7 @@ use crate::format::envelope;
 use crate::format::manifest::Manifest;
 use crate::format::pack::Line;
 use crate::id::{CheckpointId, ChunkId, PackId, SessionId};
-use crate::index::Place;
 use crate::limits::OBJECT_BYTES_MAX;
-use crate::ops::reading::{Buffers, read_chunk};
 use crate::packs::read_trailer;
 use crate::parallel::in_order;
 use crate::progress::{Progress, Quiet, Stage};
@@ -55,7 +54,7 @@ pub struct Pack {
     /// Whether the newer copies were read and checked.
     pub copies_checked: bool,
     /// Those of the copies that are needed all the same: the newer one is damaged.
-    rescued: HashSet<ChunkId>,
+    pub rescued: HashSet<ChunkId>,
 }
 
 /// What a run uses.
@@ -92,6 +91,14 @@ enum Use {
     Here,
     /// A newer pack has it as well: that one's place in the list.
     Elsewhere(usize),
+}
+
+impl Pack {
+    /// A pack of which nothing is known yet.
+    pub fn new(id: PackId, bytes: u64, standing: Standing) -> Self {
+        let rescued = HashSet::new();
+        Self { id, bytes, standing, payload: 0, used: 0, used_chunks: 0, copies: 0, copies_checked: false, rescued }
+    }
 }
 
 impl Survey {
@@ -153,28 +160,6 @@ impl Survey {
         let mut lines = read_lines(store, self.packs[at].id)?.unwrap_or_default();
         lines.retain(|line| matches!(self.use_of(at, line.id), Use::Here));
         Ok(lines)
-    }
-
-    /// Where the chunks in use of these packs lie in newer ones, which are made durable: from now on they are all there is.
-    pub fn newer_places(&self, store: &Store, packs: &BTreeSet<PackId>) -> Result<HashMap<ChunkId, Place>> {
-        let mut wanted: BTreeMap<usize, HashSet<ChunkId>> = BTreeMap::new();
-        for (at, pack) in self.packs.iter().enumerate().filter(|(_, pack)| pack.copies > 0 && packs.contains(&pack.id))
-        {
-            for line in read_lines(store, pack.id)?.unwrap_or_default() {
-                if let Use::Elsewhere(home) = self.use_of(at, line.id) {
-                    wanted.entry(home).or_default().insert(line.id);
-                }
-            }
-        }
-        let mut places = HashMap::new();
-        for (home, ids) in wanted {
-            let pack = self.packs[home].id;
-            // One that was rewritten meanwhile is gone, and the index knows the chunk where it went.
-            let Some(lines) = read_lines(store, pack)? else { continue };
-            store.backend().make_durable(Key::Pack(pack))?;
-            places.extend(lines.iter().filter(|l| ids.contains(&l.id)).map(|l| (l.id, Place::new(pack, l))));
-        }
-        Ok(places)
     }
 
     /// Whether a checkpoint is in use.
@@ -275,17 +260,7 @@ impl Survey {
             || (),
             |(), at| {
                 let (Key::Pack(id), bytes) = listed[at] else { return Err(Error::Internal("no pack".into())) };
-                let mut pack = Pack {
-                    id,
-                    bytes,
-                    standing: Standing::Going,
-                    payload: 0,
-                    used: 0,
-                    used_chunks: 0,
-                    copies: 0,
-                    copies_checked: false,
-                    rescued: HashSet::new(),
-                };
+                let mut pack = Pack::new(id, bytes, Standing::Going);
                 if state.head.deleting.contains(&id) {
                     return Ok(pack);
                 }
@@ -357,46 +332,6 @@ impl Survey {
             .into_iter()
             .map(|(stored, unique)| RunUse { stored_bytes: stored.into_inner(), unique_bytes: unique.into_inner() });
         Ok(uses.collect())
-    }
-
-    /// Reads the newer copy of every chunk for which a pack would otherwise have to stay: only one that is sound counts.
-    fn check_copies(&mut self, store: &Store, progress: &dyn Progress) -> Result<()> {
-        let mut going = plan::dead(&self.packs);
-        going.extend(plan::candidates(&self.packs));
-        going.retain(|at| self.packs[*at].copies > 0);
-        let rescued = in_order(going.len(), progress, Buffers::new, |buffers, nr| {
-            let at = going[nr];
-            let mut copies: BTreeMap<usize, HashMap<ChunkId, u32>> = BTreeMap::new();
-            for line in read_lines(store, self.packs[at].id)?.unwrap_or_default() {
-                if let Use::Elsewhere(home) = self.use_of(at, line.id) {
-                    copies.entry(home).or_default().insert(line.id, line.stored_len);
-                }
-            }
-            let mut rescued = Vec::new();
-            for (home, mut ids) in copies {
-                let pack = self.packs[home].id;
-                if let Some(object) = store.backend().open(Key::Pack(pack))? {
-                    for line in read_lines(store, pack)?.unwrap_or_default() {
-                        let place = Place::new(pack, &line);
-                        if ids.contains_key(&line.id)
-                            && read_chunk(&*object, line.id, place, line.raw_len, buffers).is_ok()
-                        {
-                            ids.remove(&line.id);
-                        }
-                    }
-                }
-                rescued.extend(ids);
-            }
-            Ok(rescued)
-        })?;
-        for (at, rescued) in going.into_iter().zip(rescued) {
-            let pack = &mut self.packs[at];
-            pack.used += rescued.iter().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
-            pack.used_chunks += rescued.len() as u64;
-            pack.copies_checked = true;
-            pack.rescued = rescued.into_iter().map(|(id, _)| id).collect();
-        }
-        Ok(())
     }
 
     fn use_of(&self, at: usize, id: ChunkId) -> Use {
