@@ -228,7 +228,7 @@ fn gc_as_planned(store: &Store, request: &GcRequest) {
     let plan = store.gc(&GcRequest { dry_run: true, ..request.clone() }, &Quiet).unwrap();
     let report = store.gc(request, &Quiet).unwrap();
     assert_eq!(report.verdicts, plan.verdicts, "a dry run tells what is done");
-    assert_eq!(report.packs_deleted, plan.packs_deleted);
+    assert_eq!(report, plan, "to the byte");
     assert_swept(store, "after gc");
 }
 
