@@ -1,9 +1,13 @@
 //! The table of names.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::PathBuf;
 
 use super::trainer_state::TrainerState;
 use super::*;
+
+/// A name, the step in it and its metrics.
+type Line = (&'static str, Option<u64>, &'static [(&'static str, f64)]);
 
 fn metrics(list: &[(&str, f64)]) -> BTreeMap<String, f64> {
     list.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
@@ -11,7 +15,7 @@ fn metrics(list: &[(&str, f64)]) -> BTreeMap<String, f64> {
 
 #[test]
 fn names_that_leave_no_doubt() {
-    let table: &[(&str, Option<u64>, &[(&str, f64)])] = &[
+    let table: &[Line] = &[
         ("epoch=3-step=1200-val_loss=0.31.ckpt", Some(1200), &[("val_loss", 0.31)]),
         ("epoch=3-step=1200-val_loss=0.31-v1.ckpt", Some(1200), &[("val_loss", 0.31)]),
         ("epoch=03-val/acc=0.91.ckpt", None, &[("val/acc", 0.91)]),

@@ -243,9 +243,10 @@ impl<'a> Search<'a> {
             }
             let Ok(kind) = entry.file_type() else { continue };
             let is_store = || entry.metadata().is_ok_and(|it| (it.dev(), it.ino()) == self.store);
-            if !names::is_temporary(&name.to_string_lossy()) && !(kind.is_dir() && is_store()) {
-                all.push((folder.join(name), kind));
+            if names::is_temporary(&name.to_string_lossy()) || (kind.is_dir() && is_store()) {
+                continue;
             }
+            all.push((folder.join(name), kind));
         }
         all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
