@@ -73,6 +73,20 @@ impl Session {
     }
 }
 
+/// Keeps what a reader needs. Where that can't be written down, a full disk for one, there is no session from here on:
+/// reading goes on without, and a line that was half written must not be what gc waits for.
+pub fn pin_if_possible(
+    session: Option<Session>,
+    checkpoints: impl IntoIterator<Item = CheckpointId>,
+) -> Result<Option<Session>> {
+    let Some(session) = session else { return Ok(None) };
+    match checkpoints.into_iter().try_for_each(|checkpoint| session.pin(checkpoint)) {
+        Ok(()) => Ok(Some(session)),
+        Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // Best effort: the lock goes with the process, and the next gc removes the file.

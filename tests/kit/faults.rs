@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -127,14 +128,7 @@ pub const OPERATIONS: &[Operation] = &[
         shows: &[],
         one_swap: false,
     },
-    Operation {
-        name: "rm",
-        prepare: three,
-        source: None,
-        args: &["rm", "a@1", "a@3"],
-        shows: &[],
-        one_swap: true,
-    },
+    Operation { name: "rm", prepare: three, source: None, args: &["rm", "a@1", "a@3"], shows: &[], one_swap: true },
     Operation {
         name: "tag",
         prepare: |world, store| {
@@ -192,18 +186,25 @@ pub fn try_calls(operation: &Operation, mode: &Mode, choose: impl Fn(u64, u64) -
     // Threads take turns differently each time: a few more than were counted.
     let chosen: Vec<u64> = (1..=calls + 3).filter(|nr| choose(*nr, calls)).collect();
     let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
     let work = || {
         while let Some(nr) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
             let copy = bench.world.fresh("copy");
-            let tried = bench.try_one(&copy, mode, *nr);
+            // One call that goes wrong must not hide the others.
+            let tried = catch_unwind(AssertUnwindSafe(|| bench.try_one(&copy, mode, *nr)));
             fs::remove_dir_all(&copy).expect("a copy can be removed");
-            figures.lock().unwrap_or_else(PoisonError::into_inner).add(&tried);
+            match tried {
+                Ok(tried) => figures.lock().unwrap_or_else(PoisonError::into_inner).add(&tried),
+                Err(_) => failed.lock().unwrap_or_else(PoisonError::into_inner).push(*nr),
+            }
         }
     };
     std::thread::scope(|scope| {
         scope.spawn(work);
         work();
     });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(failed.is_empty(), "{}, {}: calls {failed:?} went wrong, as told above", operation.name, mode.name);
     let figures = figures.into_inner().unwrap_or_else(PoisonError::into_inner);
     Figures { calls, ..figures }
 }
@@ -327,6 +328,8 @@ impl<'a> Bench<'a> {
             return false;
         }
         assert!(fired && mode.codes.contains(&code), "{what}: exit code");
+        // A full disk stops nobody from reading.
+        assert!(code != 5 || self.operation.args[0] != "verify", "{what}: it needs no room");
         // What verify finds is its answer.
         let says = ran.stderr.lines().any(|line| line.starts_with("Error: "));
         assert!(says || (code == 4 && self.operation.args[0] == "verify"), "{what}: it does not say why");

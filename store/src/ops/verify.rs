@@ -16,7 +16,7 @@ use crate::index::Place;
 use crate::packs::read_trailer;
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
-use crate::session::Session;
+use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// What to check.
@@ -68,9 +68,7 @@ pub fn verify(store: &Store, request: &VerifyRequest, progress: &dyn Progress) -
         Some(reference) => vec![refs::resolve(&state, reference)?],
         None => state.entries.iter().collect(),
     };
-    if let Some(session) = &session {
-        entries.iter().try_for_each(|entry| session.pin(entry.id))?;
-    }
+    let _session = pin_if_possible(session, entries.iter().map(|entry| entry.id))?;
     let mut report = VerifyReport { checkpoints: entries.len() as u64, ..VerifyReport::default() };
     let (good, bad) = match &request.reference {
         None => check_packs(store, &state, request.quick, &mut report, progress)?,

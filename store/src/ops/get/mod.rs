@@ -21,7 +21,7 @@ use crate::id::{ChunkId, PackId};
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
-use crate::session::Session;
+use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// What to give back, and where to.
@@ -183,9 +183,7 @@ fn open(store: &Store, request: &GetRequest) -> Result<Opened> {
         Err(error) => return Err(error),
     };
     let entry = refs::resolve(&State::load(store.backend())?, &request.reference)?.clone();
-    if let Some(session) = &session {
-        session.pin(entry.id)?;
-    }
+    let session = pin_if_possible(session, [entry.id])?;
     let state = State::load(store.backend())?;
     if state.entry(entry.id).is_none() {
         return Err(Error::NotFound { thing: Thing::Checkpoint, name: request.reference.clone(), near: Vec::new() });
