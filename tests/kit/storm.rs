@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Child;
@@ -61,6 +60,19 @@ impl Figures {
     pub fn killed(&self) -> usize {
         self.kills.values().sum()
     }
+
+    /// Adds those of another round.
+    pub fn add(&mut self, other: &Self) {
+        let Self { kills, done, refused, late, committed, compared, left, seconds } = other;
+        kills.iter().for_each(|(key, count)| *self.kills.entry(*key).or_default() += count);
+        done.iter().for_each(|(key, count)| *self.done.entry(*key).or_default() += count);
+        refused.iter().for_each(|(key, count)| *self.refused.entry(*key).or_default() += count);
+        self.late += late;
+        self.committed += committed;
+        self.compared += compared;
+        self.left += left;
+        self.seconds += seconds;
+    }
 }
 
 /// A checkpoint that must be there.
@@ -81,6 +93,8 @@ struct Storm<'a> {
     stop: AtomicBool,
     kills: AtomicUsize,
     runs: Vec<Mutex<Run>>,
+    /// Runs that a gc waits for: their writers let it go first.
+    wanted: Vec<AtomicBool>,
     /// How long a command takes that is not killed.
     typical: Mutex<BTreeMap<&'static str, Duration>>,
     figures: Mutex<Figures>,
@@ -99,6 +113,7 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
         stop: AtomicBool::new(false),
         kills: AtomicUsize::new(0),
         runs: (0..WRITERS).map(|_| Mutex::default()).collect(),
+        wanted: (0..WRITERS).map(|_| AtomicBool::new(false)).collect(),
         typical: Mutex::default(),
         figures: Mutex::default(),
     };
@@ -109,9 +124,11 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
             started.push(scope.spawn(move || storm.repeat(writer as u64, |rng, nr| storm.write(writer, nr, rng))));
         }
         started.push(scope.spawn(|| storm.repeat(100, |rng, _| storm.collect(rng))));
-        started.push(scope.spawn(|| storm.repeat(200, |rng, nr| storm.read(nr, rng))));
+        started.push(scope.spawn(|| storm.repeat(200, |rng, _| storm.retain(rng))));
+        started.push(scope.spawn(|| storm.repeat(300, |rng, nr| storm.read(nr, rng))));
+        started.push(scope.spawn(|| storm.repeat(400, |rng, _| storm.verify(rng))));
         if plan.full {
-            started.push(scope.spawn(|| storm.repeat(300, |rng, _| storm.fill(rng))));
+            started.push(scope.spawn(|| storm.repeat(500, |rng, _| storm.fill(rng))));
         }
         for thread in started {
             thread.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -201,6 +218,9 @@ impl Storm<'_> {
 
     /// What a writer does: mostly puts, and now and then drops or names one of its checkpoints.
     fn write(&self, writer: usize, nr: u64, rng: &mut SmallRng) {
+        while self.wanted[writer].load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut run = lock(&self.runs[writer]);
         let before = run.clone();
         let mut after = run.clone();
@@ -257,41 +277,42 @@ impl Storm<'_> {
         mine.map(|entry| (entry.step.expect("all have a step"), !entry.tags.is_empty())).collect()
     }
 
-    /// What the gc loop does: with rules for some of the runs, which then must not change, or without rules beside everything.
+    /// The gc loop: frees what nothing uses, beside everything else.
     fn collect(&self, rng: &mut SmallRng) {
-        if rng.random_bool(0.5) {
-            let first = self.start(&[&"gc"]);
-            let second = rng.random_bool(0.3).then(|| self.start(&[&"gc"]));
-            let typical = lock(&self.typical).get("gc").copied().filter(|_| rng.random_bool(0.6));
-            let kill_after = typical.map(|time| time.mul_f64(rng.random_range(0.0..1.1)));
-            // Either may be the one that comes second and is told who runs.
-            self.finish("gc", first.0, first.1, &first.2, kill_after, if second.is_some() { &[6] } else { &[] });
-            if let Some((started, child, watch)) = second {
-                self.finish("gc", started, child, &watch, None, &[6]);
-            }
-            return;
-        }
+        // The other loop may be the one that runs already.
+        self.command("gc", 0.5, rng, &[6], &[&"gc"]);
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..40)));
+    }
+
+    /// A gc with rules for some of the runs, which only then must not be changed by their writers.
+    fn retain(&self, rng: &mut SmallRng) {
         let from = rng.random_range(0..WRITERS);
-        let to = rng.random_range(from..WRITERS);
+        let to = rng.random_range(from..WRITERS.min(from + 3));
+        self.wanted[from..=to].iter().for_each(|wanted| wanted.store(true, Ordering::SeqCst));
         // In their order, so that nobody waits for somebody who waits.
         let mut runs: Vec<MutexGuard<'_, Run>> = self.runs[from..=to].iter().map(lock).collect();
         let rules = Rules::random(rng);
         let args = rules.args(&format!("w[{from}-{to}]"));
         let args: Vec<&dyn AsRef<OsStr>> = args.iter().map(|arg| arg as &dyn AsRef<OsStr>).collect();
-        let ran = self.command("gc with rules", 0.6, rng, &[], &args);
+        let ran = self.command("gc with rules", 0.5, rng, &[6], &args);
         for (writer, run) in (from..=to).zip(&mut runs) {
             let before = run.clone();
-            // A full disk may stop it after it has dropped them.
-            **run = self.decide(writer, &before, &rules.keep(&before), &ran, false);
+            // A full disk may stop it after it has dropped them; another gc at work, only before.
+            **run = self.decide(writer, &before, &rules.keep(&before), &ran, ran.code == Some(6));
         }
+        drop(runs);
+        self.wanted[from..=to].iter().for_each(|wanted| wanted.store(false, Ordering::SeqCst));
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..40)));
     }
 
-    /// What the reader does: gets one, or verifies all.
+    /// Verifies the store, whatever goes on in it.
+    fn verify(&self, rng: &mut SmallRng) {
+        self.command("verify", 0.3, rng, &[], &[&"verify"]);
+        std::thread::sleep(Duration::from_millis(rng.random_range(50..200)));
+    }
+
+    /// Gets one checkpoint and compares it.
     fn read(&self, nr: u64, rng: &mut SmallRng) {
-        if nr.is_multiple_of(12) {
-            self.command("verify", 0.3, rng, &[], &[&"verify"]);
-            return;
-        }
         let writer = rng.random_range(0..WRITERS);
         let listed = self.listed(writer);
         let Some(step) = listed.keys().nth(rng.random_range(0..listed.len().max(1))).copied() else { return };
@@ -408,9 +429,10 @@ fn stage(change: &str) -> &'static str {
     let inside = path.strip_prefix("store/").unwrap_or(path);
     match inside.split('/').next().unwrap_or_default() {
         _ if kind.is_empty() => "before its first change",
-        "sessions" | "tmp" if inside.ends_with(".session") || kind == "rename" => "registering",
+        "tmp" if inside.ends_with(".session") => "registering",
+        // The latest change, so all that follows without one belongs here.
         "sessions" if kind == "remove" => "leaving",
-        "sessions" => "registering",
+        "sessions" => "reading, after registering",
         "tmp" if inside.ends_with("HEAD") => "HEAD",
         "HEAD" => "HEAD",
         "tmp" if kind == "remove" => "clearing tmp",
@@ -424,15 +446,6 @@ fn stage(change: &str) -> &'static str {
         _ if inside.is_empty() || inside == "store" => "HEAD",
         _ => "elsewhere",
     }
-}
-
-/// Lines of a table: kills by command and stage.
-pub fn table(figures: &Figures) -> String {
-    let mut text = String::new();
-    for ((command, stage), count) in &figures.kills {
-        let _ = writeln!(text, "| {command} | {stage} | {count} |");
-    }
-    text
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
