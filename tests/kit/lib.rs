@@ -9,5 +9,6 @@ pub mod mounts;
 pub mod run;
 pub mod sample;
 pub mod shim;
+pub mod stops;
 pub mod storm;
 pub mod world;

@@ -6,7 +6,8 @@
  *   CKPT_SHIM_ROOT     only paths below this directory count
  *   CKPT_SHIM_REPORT   a file that is mapped and holds `struct report`, so that it is whole after a kill -9
  *   CKPT_SHIM_KINDS    bits of the kinds that count
- *   CKPT_SHIM_PATH     only paths that end with this count; absent: all
+ *   CKPT_SHIM_PATH     only paths with this in them count; absent: all
+ *   CKPT_SHIM_WITHOUT  paths with this in them don't
  *   CKPT_SHIM_AT       the number, from 1, of the call to act on; 0: none
  *   CKPT_SHIM_ACT      fail, half, kill, stop, torn (half of a write, then kill)
  *   CKPT_SHIM_ERRNO    what a failing call says; with `half`, what the calls after it say, 0 for nothing
@@ -54,8 +55,8 @@ struct call {
 };
 
 static struct report nowhere, *report = &nowhere;
-static char root[1024], wanted[256];
-static size_t root_len, wanted_len;
+static char root[1024], wanted[256], unwanted[256];
+static size_t root_len;
 static uint64_t kinds, at;
 static enum act act;
 static int error, lasting, after;
@@ -72,7 +73,7 @@ __attribute__((constructor)) static void begin(void) {
     const char *to = text_of("CKPT_SHIM_REPORT", NULL), *chosen = text_of("CKPT_SHIM_ACT", "");
     if (!to) return;
     strncpy(wanted, text_of("CKPT_SHIM_PATH", ""), sizeof wanted - 1);
-    wanted_len = strlen(wanted);
+    strncpy(unwanted, text_of("CKPT_SHIM_WITHOUT", ""), sizeof unwanted - 1);
     kinds = strtoull(text_of("CKPT_SHIM_KINDS", "0"), NULL, 10);
     at = strtoull(text_of("CKPT_SHIM_AT", "0"), NULL, 10);
     error = atoi(text_of("CKPT_SHIM_ERRNO", "0"));
@@ -145,8 +146,7 @@ static struct call before(enum kind kind, const char *path) {
     if (kind != OPEN && kind != READ && kind != LIST && kind != STAT && kind != LOCK && kind != CLOSE)
         note(report->last, kind, path);
     if (!(kinds >> kind & 1)) return call;
-    size_t len = strlen(path);
-    if (wanted_len && (len < wanted_len || strcmp(path + len - wanted_len, wanted))) return call;
+    if ((*wanted && !strstr(path, wanted)) || (*unwanted && strstr(path, unwanted))) return call;
     uint64_t nr = atomic_fetch_add(&report->calls, 1) + 1;
     if (!at || nr < at) return call;
     if (nr == at) {

@@ -87,6 +87,7 @@ enum Act {
 pub struct Fault {
     kinds: u64,
     path: String,
+    without: String,
     at: u64,
     act: Act,
     errno: i32,
@@ -110,7 +111,8 @@ impl Fault {
     /// Nothing: the calls are only counted.
     pub fn none() -> Self {
         let kinds = ALL.iter().map(|kind| 1 << *kind as u32).sum();
-        Self { kinds, path: String::new(), at: 0, act: Act::Nothing, errno: 0, lasting: false, after: false }
+        let (path, without) = (String::new(), String::new());
+        Self { kinds, path, without, at: 0, act: Act::Nothing, errno: 0, lasting: false, after: false }
     }
 
     /// At the call with this number, from 1.
@@ -118,15 +120,22 @@ impl Fault {
         Self { at: number, ..Self::none() }
     }
 
-    /// At the first call of a kind whose path below the root ends so.
-    pub fn first(kind: Kind, path_end: &str) -> Self {
-        Self { path: path_end.to_owned(), ..Self::at(1) }.of(&[kind])
-    }
-
     /// Counts only calls of these kinds.
     #[must_use]
     pub fn of(self, kinds: &[Kind]) -> Self {
         Self { kinds: kinds.iter().map(|kind| 1 << *kind as u32).sum(), ..self }
+    }
+
+    /// Counts only calls on paths below the root with this in them.
+    #[must_use]
+    pub fn on(self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
+    /// Counts no calls on paths below the root with this in them.
+    #[must_use]
+    pub fn without(self, path: &str) -> Self {
+        Self { without: path.to_owned(), ..self }
     }
 
     /// The call fails with this error.
@@ -195,6 +204,7 @@ impl Fault {
             .env("CKPT_SHIM_REPORT", report.path())
             .env("CKPT_SHIM_KINDS", self.kinds.to_string())
             .env("CKPT_SHIM_PATH", &self.path)
+            .env("CKPT_SHIM_WITHOUT", &self.without)
             .env("CKPT_SHIM_AT", self.at.to_string())
             .env("CKPT_SHIM_ACT", act)
             .env("CKPT_SHIM_ERRNO", self.errno.to_string())
@@ -231,6 +241,11 @@ impl Stopped {
     /// The call at which it stands.
     pub fn at(&self) -> String {
         self.watch.fired().unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Lets it go on, to its end.
