@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use ckpt_tests::faults::{self, MODES, OPERATIONS, try_calls};
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::stops::{self, stop_gcs, stop_gets, stop_puts};
 use ckpt_tests::storm::{self, Plan, WRITERS, rage};
 
 const USAGE: &str =
     "torture [--only PART,PART] [--kills N] [--rounds N] [--seed N] [--seconds N] [--date DATE] [--write]
 
-  PART       calls (every call fails in turn), kills (at random), full (a disk that is full half of the time)
+  PART       calls (each fails in turn), stops (at each), kills (at random), full (on a disk that is full half of the time)
   --kills    kills of each round; of the part `full`, a fifth of that
   --rounds   how often, each time on a new store and with the next seed
   --seconds  the longest that one round may take
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
         }
     };
     let mut text = String::new();
-    for (part, run) in [("calls", calls as fn(&Options) -> String), ("kills", kills), ("full", full)] {
+    let parts = [("calls", calls as fn(&Options) -> String), ("stops", stops), ("kills", kills), ("full", full)];
+    for (part, run) in parts {
         if options.only.is_empty() || options.only.iter().any(|only| only == part) {
             let found = run(&options);
             println!("{found}");
@@ -120,6 +122,26 @@ fn calls(_: &Options) -> String {
         modes.join("; "),
         started.elapsed().as_secs_f64()
     );
+    text
+}
+
+/// A put and a get stand still at each of their calls, a gc at each of its swaps.
+fn stops(_: &Options) -> String {
+    let started = Instant::now();
+    let mut text = String::from("### Stopped at every call\n\n");
+    text +=
+        "| stopped | meanwhile | stops | done | refused | somebody waited |\n| --- | --- | --- | --- | --- | --- |\n";
+    let mut row = |name: &str, meanwhile: &str, figures: stops::Figures| {
+        let stops::Figures { stops, done, failed, waited } = figures;
+        let _ = writeln!(text, "| {name} | {meanwhile} | {stops} | {done} | {failed} | {waited} |");
+    };
+    row("`put`", "two gcs take what it relies on", stop_puts(false, |_| true));
+    row("`put`, in the index", "two gcs take what it relies on", stop_puts(true, |nr| nr % 8 == 0));
+    row("`get`", "rm of its checkpoint, two gcs", stop_gets(false, |_| true));
+    row("`get`, in the index", "rm of its checkpoint, two gcs", stop_gets(true, |nr| nr % 4 == 0));
+    row("`gc`, around each swap", "another gc, a put of what is collected", stop_gcs());
+    let seconds = started.elapsed().as_secs_f64();
+    let _ = writeln!(text, "\n{seconds:.0} s; every checkpoint that was committed came back bit-exact.");
     text
 }
 

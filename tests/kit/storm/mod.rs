@@ -1,6 +1,9 @@
 //! Six writers, a gc loop with random rules and a reader on one store, all of them the real command, all killed at random
 //! times. What must be there is told by what the commands said and, where one was killed, by HEAD: done or not, nothing else.
 
+mod figures;
+mod runs;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +16,10 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::lab::{Lab, leftovers, names, noise, safetensors};
+pub use self::figures::Figures;
+use self::figures::stage;
+use self::runs::{CONTENTS, Kept, Rules, Run, model};
+use crate::lab::{Lab, leftovers, names};
 use crate::mounts::free_bytes;
 use crate::run::Ran;
 use crate::shim::{Fault, Watch};
@@ -33,58 +39,6 @@ pub struct Plan {
     /// Whether the disk is full half of the time.
     pub full: bool,
 }
-
-/// What happened.
-#[derive(Debug, Clone, Default)]
-pub struct Figures {
-    /// Commands that were killed: command and what they were at, and how often.
-    pub kills: BTreeMap<(&'static str, &'static str), usize>,
-    /// Commands that ended by themselves and had done what they should.
-    pub done: BTreeMap<&'static str, usize>,
-    /// Commands that a full disk refused.
-    pub refused: BTreeMap<&'static str, usize>,
-    /// Commands that were killed and had done it all the same.
-    pub late: usize,
-    /// Checkpoints that were committed.
-    pub committed: usize,
-    /// Checkpoints that came back and were compared.
-    pub compared: usize,
-    /// Checkpoints at the end.
-    pub left: usize,
-    /// Wall time.
-    pub seconds: f64,
-}
-
-impl Figures {
-    /// All kills.
-    pub fn killed(&self) -> usize {
-        self.kills.values().sum()
-    }
-
-    /// Adds those of another round.
-    pub fn add(&mut self, other: &Self) {
-        let Self { kills, done, refused, late, committed, compared, left, seconds } = other;
-        kills.iter().for_each(|(key, count)| *self.kills.entry(*key).or_default() += count);
-        done.iter().for_each(|(key, count)| *self.done.entry(*key).or_default() += count);
-        refused.iter().for_each(|(key, count)| *self.refused.entry(*key).or_default() += count);
-        self.late += late;
-        self.committed += committed;
-        self.compared += compared;
-        self.left += left;
-        self.seconds += seconds;
-    }
-}
-
-/// A checkpoint that must be there.
-#[derive(Debug, Clone, PartialEq)]
-struct Kept {
-    hash: [u8; 32],
-    loss: f64,
-    tagged: bool,
-}
-
-/// A writer's run: its checkpoints by step. Locked by whoever may change which there are.
-type Run = BTreeMap<u64, Kept>;
 
 struct Storm<'a> {
     lab: &'a Lab,
@@ -236,7 +190,7 @@ impl Storm<'_> {
                 self.command("tag", 0.3, rng, &[], &[&"tag", &format!("{name}@{step}"), &"kept"])
             }
             _ => {
-                let bytes = model(writer as u64, rng.random_range(0..12));
+                let bytes = model(writer as u64, rng.random_range(0..CONTENTS));
                 let loss = rng.random_range(0.0..1.0);
                 let kept = Kept { hash: *blake3::hash(&bytes).as_bytes(), loss, tagged: false };
                 after.insert(nr, kept);
@@ -339,7 +293,7 @@ impl Storm<'_> {
         match kept {
             Some(kept) => assert!(kept == hash, "w{writer}@{step} came back as another"),
             None => {
-                let is_one = (0..12).any(|content| model(writer as u64, content) == bytes);
+                let is_one = (0..CONTENTS).any(|content| model(writer as u64, content) == bytes);
                 assert!(is_one, "w{writer}@{step} came back as nothing that was ever put");
             }
         }
@@ -379,72 +333,6 @@ impl Storm<'_> {
             assert!(names(&self.lab.store().join(folder)).is_empty(), "{folder} holds something");
         }
         self.lab.ok(&[&"verify"]);
-    }
-}
-
-/// Rules of a gc.
-struct Rules {
-    last: usize,
-    best: usize,
-    every: u64,
-}
-
-impl Rules {
-    fn random(rng: &mut SmallRng) -> Self {
-        Self { last: rng.random_range(1..5), best: rng.random_range(1..4), every: rng.random_range(3..9) }
-    }
-
-    fn args(&self, runs: &str) -> Vec<String> {
-        let Self { last, best, every } = self;
-        let words = format!(
-            "gc --run {runs} --keep-last {last} --keep-best {best} --metric loss --mode min --keep-every {every}"
-        );
-        words.split(' ').map(str::to_owned).collect()
-    }
-
-    fn keep(&self, run: &Run) -> Run {
-        let mut by_loss: Vec<(f64, u64)> = run.iter().map(|(step, kept)| (kept.loss, *step)).collect();
-        by_loss.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let best: Vec<u64> = by_loss.iter().take(self.best).map(|(_, step)| *step).collect();
-        let from = run.keys().rev().nth(self.last - 1).copied().unwrap_or(0);
-        let is_kept = |step: u64, kept: &Kept| {
-            kept.tagged || step >= from || best.contains(&step) || step.is_multiple_of(self.every)
-        };
-        run.iter().filter(|(step, kept)| is_kept(**step, kept)).map(|(step, kept)| (*step, kept.clone())).collect()
-    }
-}
-
-/// A model of which a part is the same in all, a part is its writer's, and a part comes again in later steps.
-fn model(writer: u64, content: u64) -> Vec<u8> {
-    safetensors(&[
-        ("frozen", "F32", &noise(0, 400_000)),
-        ("writer", "F32", &noise(1000 + writer, 120_000)),
-        ("head", "F32", &noise(1_000_000 + writer / 2 * 1000 + content, 160_000)),
-    ])
-}
-
-/// What a command was at, from the latest change that it began.
-fn stage(change: &str) -> &'static str {
-    let (kind, path) = change.split_once(' ').unwrap_or_default();
-    let inside = path.strip_prefix("store/").unwrap_or(path);
-    match inside.split('/').next().unwrap_or_default() {
-        _ if kind.is_empty() => "before its first change",
-        "tmp" if inside.ends_with(".session") => "registering",
-        // The latest change, so all that follows without one belongs here.
-        "sessions" if kind == "remove" => "leaving",
-        "sessions" => "reading, after registering",
-        "tmp" if inside.ends_with("HEAD") => "HEAD",
-        "HEAD" => "HEAD",
-        "tmp" if kind == "remove" => "clearing tmp",
-        "tmp" => "writing packs and manifests",
-        "packs" if kind == "remove" => "unlinking packs",
-        "packs" | "checkpoints" if kind != "remove" => "naming packs and manifests",
-        "checkpoints" | "catalog" => "catalogs and old manifests",
-        "index" => "index",
-        "locks" => "taking a lock",
-        "out" => "writing what it gives",
-        _ if inside.is_empty() || inside == "store" => "HEAD",
-        _ => "elsewhere",
     }
 }
 
