@@ -262,6 +262,41 @@ pub fn stop_gcs() -> Figures {
     figures
 }
 
+/// A gc stands still at the calls that `choose` picks by number. Meanwhile a get pins a checkpoint and stands still too, and
+/// the checkpoint is dropped. The gc goes on to its end, and then the get gives all of it.
+///
+/// # Panics
+/// When it doesn't.
+pub fn stop_gcs_beside_gets(choose: impl Fn(u64) -> bool) -> Figures {
+    let scene = Scene::new();
+    let mut figures = Figures::default();
+    run(&mut scene.put(&scene.dir.path().join("base"))).expect(0);
+    for nr in (1..).filter(|nr| choose(*nr)) {
+        let store = scene.copy(nr);
+        run(on(&store).args(["rm", "mostly@1", "gone@1"])).expect(0);
+        let Ok(gc) = place(nr, false).stop().start(piped(&store).arg("gc"), scene.dir.path()) else { break };
+        let what = format!("gc stopped at {}", gc.at());
+        let dest = scene.dir.path().join(format!("dest{nr}"));
+        // It has pinned what it gives, and has seen that it is there.
+        let fault = Fault::at(1).of(&[Kind::Read]).on("/checkpoints/").stop();
+        let get = fault.start(piped(&store).arg("get").arg("new@1").arg(&dest), scene.dir.path());
+        let get = get.unwrap_or_else(|ran| panic!("{what}: get: {ran:?}"));
+        let (rm, is_through) = start(piped(&store).args(["rm", "new@1"]));
+        figures.waited += usize::from(!is_through);
+        let ran = gc.go_on();
+        assert_eq!(ran.code, Some(0), "{what}: {ran:?}");
+        assert_eq!(ended(rm).code, Some(0), "{what}: rm");
+        let got = get.go_on();
+        assert_eq!(got.code, Some(0), "{what}: {got:?}");
+        assert!(fs::read(&dest).is_ok_and(|got| got == scene.bytes), "{what}: another was given");
+        figures.stops += 1;
+        figures.done += 1;
+        scene.assert_kept(&store, None, &what);
+        fs::remove_dir_all(&store).expect("a copy can be removed");
+    }
+    figures
+}
+
 fn place(nr: u64, index: bool) -> Fault {
     let fault = Fault::at(nr).of(CALLS);
     if index { fault.on("/index/") } else { fault.without("/index/") }

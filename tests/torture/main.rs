@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ckpt_tests::faults::{self, MODES, OPERATIONS, try_calls};
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mounts::{mount_small, with_mounts};
-use ckpt_tests::stops::{self, stop_gcs, stop_gets, stop_puts};
+use ckpt_tests::stops::{self, stop_gcs, stop_gcs_beside_gets, stop_gets, stop_puts};
 use ckpt_tests::storm::{self, Plan, WRITERS, rage};
 
 const USAGE: &str =
@@ -140,6 +140,7 @@ fn stops(_: &Options) -> String {
     row("`get`", "rm of its checkpoint, two gcs", stop_gets(false, |_| true));
     row("`get`, in the index", "rm of its checkpoint, two gcs", stop_gets(true, |nr| nr % 4 == 0));
     row("`gc`, around each swap", "another gc, a put of what is collected", stop_gcs());
+    row("`gc`", "a get pins, rm of its checkpoint", stop_gcs_beside_gets(|_| true));
     let seconds = started.elapsed().as_secs_f64();
     let _ = writeln!(text, "\n{seconds:.0} s; every checkpoint that was committed came back bit-exact.");
     text

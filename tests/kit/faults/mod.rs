@@ -55,7 +55,7 @@ pub fn try_calls(operation: &Operation, mode: &Mode, choose: impl Fn(u64, u64) -
     let bench = Bench::new(operation);
     let figures = Mutex::new(Figures::default());
     let copy = bench.world.fresh("copy");
-    let (_, watch, _) = bench.run(&copy, &Fault::none().of(mode.kinds));
+    let (_, watch, _) = bench.run(&copy, &Fault::none().of(mode.kinds).on(mode.on));
     let calls = watch.calls();
     // Threads take turns differently each time: a few more than were counted.
     let chosen: Vec<u64> = (1..=calls + 3).filter(|nr| choose(*nr, calls)).collect();
@@ -150,7 +150,7 @@ impl<'a> Bench<'a> {
     }
 
     fn try_one(&self, copy: &Path, mode: &Mode, nr: u64) -> Figures {
-        let (ran, watch, dest) = self.run(copy, &(mode.fault)(Fault::at(nr).of(mode.kinds)));
+        let (ran, watch, dest) = self.run(copy, &(mode.fault)(Fault::at(nr).of(mode.kinds).on(mode.on)));
         let fired = watch.fired();
         let relative = copy.file_name().expect("it has a name").to_string_lossy().into_owned();
         let call = fired.clone().unwrap_or_default().replace(&relative, "STORE");

@@ -32,6 +32,8 @@ pub struct Mode {
     pub name: &'static str,
     /// Kinds of calls that can fail so.
     pub kinds: &'static [Kind],
+    /// Only calls on paths with this in them.
+    pub on: &'static str,
     /// What happens at the call.
     pub fault: fn(Fault) -> Fault,
     /// Exit codes with which the command may end; none when it is killed.
@@ -40,18 +42,25 @@ pub struct Mode {
 
 /// The ways to fail.
 pub const MODES: &[Mode] = &[
-    Mode { name: "EIO", kinds: ALL, fault: |fault| fault.errno(EIO), codes: &[0, 4, 6] },
-    Mode { name: "ENOSPC once", kinds: NEED_ROOM, fault: |fault| fault.errno(ENOSPC), codes: &[0, 5] },
-    Mode { name: "ENOSPC lasting", kinds: NEED_ROOM, fault: |fault| fault.errno(ENOSPC).lasting(), codes: &[0, 5] },
-    Mode { name: "short write or read", kinds: &[Kind::Write, Kind::Read], fault: Fault::half, codes: &[0] },
+    Mode { name: "EIO", kinds: ALL, on: "", fault: |fault| fault.errno(EIO), codes: &[0, 4, 6] },
+    Mode { name: "ENOSPC once", kinds: NEED_ROOM, on: "", fault: |fault| fault.errno(ENOSPC), codes: &[0, 5] },
+    Mode {
+        name: "ENOSPC lasting",
+        kinds: NEED_ROOM,
+        on: "",
+        fault: |fault| fault.errno(ENOSPC).lasting(),
+        codes: &[0, 5],
+    },
+    Mode { name: "short write or read", kinds: &[Kind::Write, Kind::Read], on: "", fault: Fault::half, codes: &[0] },
     Mode {
         name: "half a write, then ENOSPC",
         kinds: &[Kind::Write],
+        on: "",
         fault: |fault| fault.half_then(ENOSPC).lasting(),
         codes: &[0, 5],
     },
-    Mode { name: "kill -9", kinds: CHANGES, fault: Fault::kill, codes: &[] },
-    Mode { name: "kill -9 in a write", kinds: &[Kind::Write], fault: Fault::torn, codes: &[] },
+    Mode { name: "kill -9", kinds: CHANGES, on: "", fault: Fault::kill, codes: &[] },
+    Mode { name: "kill -9 in a write", kinds: &[Kind::Write], on: "", fault: Fault::torn, codes: &[] },
 ];
 
 /// What is tried. An operation that comes to the command is a line more here.

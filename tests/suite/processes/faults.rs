@@ -1,6 +1,6 @@
 //! Faults under the real command: a sample of the calls that `make torture` lets fail one by one.
 
-use ckpt_tests::faults::{Figures, MODES, OPERATIONS, Operation, try_calls};
+use ckpt_tests::faults::{Figures, MODES, Mode, OPERATIONS, Operation, try_calls};
 
 /// Lets five or so calls fail in each way, others for each operation.
 fn try_some(picks: impl Fn(&Operation) -> bool) {
@@ -25,6 +25,16 @@ fn a_put_survives_faults() {
 #[test]
 fn other_commands_survive_faults() {
     try_some(|operation| !operation.name.starts_with("put"));
+}
+
+/// A checkpoint that can't be read must not be taken for one that needs nothing.
+#[test]
+fn gc_takes_nothing_away_when_it_can_not_read_what_is_used() {
+    let operation = OPERATIONS.iter().find(|operation| operation.name.starts_with("gc")).unwrap();
+    for on in ["/checkpoints", "/catalog", "/sessions", "/HEAD"] {
+        let figures = try_calls(operation, &Mode { on, ..MODES[0] }, |_, _| true);
+        assert!(figures.refused > 0, "{on}: {figures:?}");
+    }
 }
 
 /// It once did: where FORMAT could not be looked at, there was none.

@@ -1,7 +1,7 @@
 //! Processes that stand still, as on a laptop that was closed or a node that swaps, while others go on. `make torture` stops
 //! them at every call.
 
-use ckpt_tests::stops::{stop_gcs, stop_gets, stop_puts};
+use ckpt_tests::stops::{stop_gcs, stop_gcs_beside_gets, stop_gets, stop_puts};
 
 #[test]
 fn a_put_that_slept_through_two_gcs_is_bit_exact_or_fails() {
@@ -23,4 +23,10 @@ fn a_get_whose_checkpoint_is_collected_meanwhile_gives_all_of_it_or_nothing() {
 fn of_two_gcs_the_second_says_who_runs() {
     let figures = stop_gcs();
     assert!(figures.stops > 5 && figures.waited > 1 && figures.waited < figures.stops, "{figures:?}");
+}
+
+#[test]
+fn a_get_that_pins_while_gc_is_at_work_gets_all_of_it() {
+    let figures = stop_gcs_beside_gets(|nr| nr % 5 == 3);
+    assert!(figures.done > 10, "{figures:?}");
 }
