@@ -9,5 +9,6 @@ mod golden;
 mod model;
 mod processes;
 mod protocol;
+mod repack;
 mod tidy;
 mod writers;

@@ -176,7 +176,7 @@ fn apply(operation: &Operation, world: &mut World, store: &mut Store, model: &mu
             let plan = store.gc(&GcRequest { dry_run: true, ..request.clone() }, &Quiet).unwrap();
             let report = store.gc(&request, &Quiet).unwrap();
             assert_eq!(report.verdicts, plan.verdicts, "a dry run tells what is done");
-            assert_eq!(report.packs_deleted, plan.packs_deleted);
+            assert_eq!(report, plan, "to the byte");
             keep_by_rules(model, *run, *last, *every);
             assert_swept(store, "after gc");
         }

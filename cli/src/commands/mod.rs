@@ -1,6 +1,7 @@
 //! One file for each group of commands. Each reads its arguments, calls one verb of the library and prints the answer.
 
 mod collect;
+mod df;
 mod get;
 mod list;
 mod put;
@@ -44,7 +45,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Pin(args) => context.changed(&context.open()?.pin(&args.reference, true)?, "pinned")?,
         Command::Unpin(args) => context.changed(&context.open()?.pin(&args.reference, false)?, "unpinned")?,
         Command::Gc(args) => collect::gc(&context, args)?,
-        Command::Df => collect::df(&context)?,
+        Command::Df => df::run(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -180,7 +180,21 @@ impl Backend for LocalBackend {
         remove(&*self.disk, &self.path(key))
     }
 
-    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
+    fn make_durable(&self, key: Key) -> Result<()> {
+        let path = self.path(key);
+        match path.parent() {
+            // The folder's own name was made durable before anything was in it, but maybe not before this process came.
+            Some(folder) if matches!(key, Key::Pack(_)) => {
+                let packs = self.root.join("packs");
+                self.disk.sync_dir(folder).map_err(|error| Error::io("write", folder, error))?;
+                self.disk.sync_dir(&packs).map_err(|error| Error::io("write", &packs, error))
+            }
+            Some(folder) => self.disk.sync_dir(folder).map_err(|error| Error::io("write", folder, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>, sweep: bool) -> Result<u64> {
         let tmp = self.root.join(TMP);
         let mut listed = Vec::new();
         list_folder(&tmp, &mut |name, size| listed.push((name.to_owned(), size)))?;
@@ -190,7 +204,9 @@ impl Backend for LocalBackend {
             let owner = name.split('.').next().unwrap_or(&name);
             // HEAD's own file belongs to whoever holds HEAD's lock, who also clears away a stale one.
             if owner != Key::Head.to_string() && !live.contains(owner) {
-                remove(&*self.disk, &tmp.join(&name))?;
+                if sweep {
+                    remove(&*self.disk, &tmp.join(&name))?;
+                }
                 freed += size;
             }
         }

@@ -1,7 +1,7 @@
 //! RocksDB as the index uses it: options, keys, values, and which errors a new database mends. Never takes a lock and never
 //! decides when to open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rocksdb::{DB, DBCompactionStyle, IteratorMode, LogLevel, Options, WaitForCompactOptions, WriteBatch};
@@ -154,18 +154,21 @@ pub(super) fn put_pack(batch: &mut WriteBatch, pack: PackId, lines: &[Line]) {
     batch.put(pack_key(pack), []);
 }
 
-/// Deletes the entries of chunks as far as they point into the given pack.
+/// Deletes the entries of chunks as far as they point into the given pack, or lets them point where the chunk went.
 pub(super) fn remove_places(
     db: &DB,
     batch: &mut WriteBatch,
     chunks: impl Iterator<Item = (ChunkId, PackId)>,
+    moved: &HashMap<ChunkId, Place>,
 ) -> std::result::Result<(), Trouble> {
     for (id, pack) in chunks {
         let key = chunk_key(id);
         let points_there =
             db.get_pinned(key)?.and_then(|value| Place::from_bytes(&value)).is_some_and(|place| place.pack == pack);
-        if points_there {
-            batch.delete(key);
+        match moved.get(&id) {
+            Some(place) if points_there => batch.put(key, place.to_bytes()),
+            None if points_there => batch.delete(key),
+            _ => {}
         }
     }
     Ok(())
