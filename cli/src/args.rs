@@ -58,6 +58,10 @@ pub enum Command {
     Df,
     /// Read everything back and check it
     Verify(Verify),
+    /// Take over the checkpoints that lie in a directory
+    Import(Import),
+    /// Store each checkpoint that appears in a directory
+    Watch(Watch),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -199,6 +203,46 @@ pub struct Verify {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Files without a step in their name get none; best.pt and last.ckpt get a tag of that name.")]
+pub struct Import {
+    /// The directory
+    pub dir: PathBuf,
+    /// The run that the checkpoints belong to
+    #[arg(long)]
+    pub run: String,
+    /// Take what matches, by its path in DIR, instead of what looks like a checkpoint
+    #[arg(long, value_name = "GLOB")]
+    pub pattern: Option<String>,
+    /// Remove each source once what is stored was read back and is the same
+    #[arg(long)]
+    pub delete_source: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Watch {
+    /// The directory
+    pub dir: PathBuf,
+    /// The run that the checkpoints belong to
+    #[arg(long)]
+    pub run: String,
+    /// Take what matches, by its path in DIR, instead of what looks like a checkpoint
+    #[arg(long, value_name = "GLOB")]
+    pub pattern: Option<String>,
+    /// Remove each source once what is stored was read back and is the same
+    #[arg(long)]
+    pub delete_source: bool,
+    /// How long a checkpoint has to have been quiet
+    #[arg(long, value_name = "SECS", default_value = "2", value_parser = seconds)]
+    pub settle: std::time::Duration,
+    /// Store what is complete now and leave
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
@@ -214,6 +258,15 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn metric(text: &str) -> Result<(String, f64), String> {
     let (key, value) = key_value(text)?;
     Ok((key, value.parse().map_err(|_| format!("{value:?} is no number"))?))
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    let day = 86_400.0;
+    if !(0.0..=day).contains(&seconds) {
+        return Err("it has to be from 0 to a day".into());
+    }
+    Ok(std::time::Duration::from_secs_f64(seconds))
 }
 
 /// An age in milliseconds.

@@ -32,6 +32,21 @@ impl Bar {
         let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         Self { bar: ProgressBar::with_draw_target(Some(0), target) }
     }
+
+    /// Says before each stage which part of a longer work it belongs to.
+    pub fn part(&self, text: String) {
+        self.bar.set_prefix(text);
+    }
+
+    /// Prints a line to stderr above the bar.
+    pub fn say(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    /// Does something to stdout without the bar in between.
+    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
 }
 
 impl Drop for Bar {
@@ -57,7 +72,7 @@ impl Progress for Bar {
         } else {
             "{decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"
         };
-        let template = format!("{name:<10} {{bar:30}} {numbers}");
+        let template = format!("{{prefix}}{name:<10} {{bar:30}} {numbers}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style);
         }

@@ -95,3 +95,9 @@ pub const SMALL_PACKS_MAX: usize = 64;
 
 /// Packs that gc deletes at once: they are listed in HEAD meanwhile, 40 bytes each.
 pub const DELETE_PACKS_MAX: usize = 1024;
+
+/// The most metrics that are taken from a name or a log.
+pub const NAMED_METRICS_MAX: usize = 64;
+
+/// The most bytes of a `trainer_state.json` that are read. One line of its log has about 150 bytes: this is a log of 400,000.
+pub const TRAINER_STATE_BYTES_MAX: u64 = 64 << 20;

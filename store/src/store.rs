@@ -147,6 +147,11 @@ impl Store {
         &self.backend
     }
 
+    /// What changes the disk.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.backend.disk()
+    }
+
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }

@@ -120,8 +120,24 @@ fn docs_show_the_help_of_every_command() {
 
 #[test]
 fn help_names_no_command_that_is_not_built() {
-    let promised =
-        ["init", "put", "get", "ls", "show", "rm", "tag", "untag", "pin", "unpin", "gc", "df", "verify", "completions"];
+    let promised = [
+        "init",
+        "put",
+        "get",
+        "ls",
+        "show",
+        "rm",
+        "tag",
+        "untag",
+        "pin",
+        "unpin",
+        "gc",
+        "df",
+        "verify",
+        "import",
+        "watch",
+        "completions",
+    ];
     assert_eq!(commands(), promised);
     assert_eq!(run(command().arg("--version")).text(), format!("ckpt {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(run(command().args(["help", "put"])).text(), run(command().args(["put", "--help"])).text());

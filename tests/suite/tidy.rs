@@ -15,7 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["backend", "parallel"],
     &["format"],
     &["codec"],
-    &["split"],
+    &["split", "names"],
     &["limits", "progress", "error"],
     &["id"],
 ];

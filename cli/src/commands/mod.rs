@@ -3,9 +3,11 @@
 mod collect;
 mod df;
 mod get;
+mod import;
 mod list;
 mod put;
 mod verify;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +49,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Gc(args) => collect::gc(&context, args)?,
         Command::Df => df::run(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
+        Command::Import(args) => return import::run(&context, args),
+        Command::Watch(args) => return watch::run(&context, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);

@@ -1,13 +1,12 @@
 //! `ckpt put`.
 
-use ckpt_store::{PutReport, PutRequest};
+use ckpt_store::{PutReport, PutRequest, step_of};
 use serde::Serialize;
 
 use super::Context;
 use crate::args::Put;
 use crate::failure::Failure;
 use crate::output::{CheckpointJson, print, print_json, size, title};
-use crate::step;
 
 #[derive(Serialize)]
 struct PutJson {
@@ -22,7 +21,7 @@ struct PutJson {
 pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
     let store = context.open()?;
     let request = PutRequest {
-        step: args.step.or_else(|| step::from_paths(&args.paths)),
+        step: args.step.or_else(|| step_of(&args.paths)),
         paths: args.paths,
         run: args.run,
         metrics: args.metrics.into_iter().collect(),
@@ -45,7 +44,8 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
     print(&line(&report))
 }
 
-fn line(report: &PutReport) -> String {
+/// What a put did, in one line.
+pub fn line(report: &PutReport) -> String {
     let entry = &report.entry;
     format!(
         "{}: {} in {:.2} s, {} already stored, {} new, {} written\n",

@@ -5,6 +5,7 @@ pub mod change;
 pub mod copy;
 pub mod gc;
 pub mod get;
+pub mod import;
 pub mod put;
 pub mod reading;
 pub mod stats;
@@ -15,6 +16,8 @@ use std::path::Path;
 
 use self::gc::{GcReport, GcRequest};
 use self::get::{GetReport, GetRequest};
+use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
+use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::put::{PutReport, PutRequest};
 use self::stats::Stats;
 use self::verify::{VerifyReport, VerifyRequest};
@@ -73,5 +76,30 @@ impl Store {
     /// Reads everything back and checks it.
     pub fn verify(&self, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
         verify::verify(self, request, progress)
+    }
+
+    /// Looks into a directory and says what an import would take over.
+    pub fn plan_import(&self, request: &ImportRequest) -> Result<ImportPlan> {
+        import::plan(self, request)
+    }
+
+    /// Takes over what the plan says.
+    pub fn import(
+        &self,
+        plan: ImportPlan,
+        tell: &mut dyn FnMut(ImportEvent<'_>),
+        progress: &dyn Progress,
+    ) -> ImportReport {
+        import::import(self, plan, tell, progress)
+    }
+
+    /// Stores each checkpoint that appears in a directory, until told to stop.
+    pub fn watch(
+        &self,
+        request: &WatchRequest,
+        tell: &mut dyn FnMut(WatchEvent<'_>),
+        progress: &dyn Progress,
+    ) -> Result<WatchReport> {
+        import::watch::watch(self, request, tell, progress)
     }
 }

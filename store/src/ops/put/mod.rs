@@ -2,7 +2,7 @@
 //! source, and never removes anything that it has published.
 
 mod chunks;
-mod gather;
+pub(in crate::ops) mod gather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
