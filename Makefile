@@ -19,7 +19,7 @@ FLAGS := --release --workspace --locked
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CKPT := $(TARGET)/release/ckpt
 
-.PHONY: help build demo test bench fuzz lint clean
+.PHONY: help build demo test torture bench fuzz lint clean
 
 help: ## lists these commands
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -42,6 +42,12 @@ test: ## builds and runs every test, then the checks of lint where rustfmt and c
 		else echo "rustfmt is not installed: formatting was not checked"; fi
 	@$(ENV) if cargo clippy --version >/dev/null 2>&1; then cargo clippy $(FLAGS) --all-targets -- -D warnings; \
 		else echo "clippy is not installed: lints were not checked"; fi
+
+torture: ## every call fails in turn, 1,000 kills at random (KILLS= ROUNDS= SEED= ONLY=calls,stops,kills,full; WRITE=1 updates docs/reliability.md)
+	@$(SETUP) build
+	@$(ENV) cargo build $(FLAGS)
+	@"$(TARGET)/release/torture" --date "$$(date -u +%F)" $(if $(KILLS),--kills $(KILLS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 bench: ## measures against other tools, side by side (ONLY="NAME..." chooses; WRITE=1 updates docs/benchmarks.md)
 	@$(SETUP) bench

@@ -2,6 +2,7 @@
 //! lock or an open database between two calls.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,8 +39,12 @@ impl Store {
 
     /// [`Store::init`] with all changes of the disk going through `disk`.
     pub fn init_on(root: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
-        if root.exists() && !root.is_dir() {
-            return Err(Error::Invalid(format!("{} is not a directory", root.display())));
+        match fs::metadata(root) {
+            Ok(there) if !there.is_dir() => {
+                return Err(Error::Invalid(format!("{} is not a directory", root.display())));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("read", root, error)),
+            _ => {}
         }
         fs::create_dir_all(root).map_err(|error| Error::io("create", root, error))?;
         let backend = LocalBackend::new(root.to_owned(), Arc::clone(&disk));
@@ -175,6 +180,10 @@ fn refuse_links(root: &Path) -> Result<()> {
 /// Whether a directory without FORMAT is a store that lost it, which init must not make anew: an interrupted init leaves
 /// nothing in these.
 fn was_used(root: &Path) -> bool {
-    let holds_any = |folder| fs::read_dir(root.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
+    let holds_any = |folder| match fs::read_dir(root.join(folder)) {
+        Ok(mut entries) => entries.next().is_some(),
+        // What can't be looked at may hold anything.
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
     ["checkpoints", "packs", "catalog"].into_iter().any(holds_any)
 }

@@ -1,10 +1,14 @@
 //! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
 
 pub mod disk;
+pub mod faults;
 pub mod gate;
 pub mod image;
 pub mod lab;
 pub mod mounts;
 pub mod run;
 pub mod sample;
+pub mod shim;
+pub mod stops;
+pub mod storm;
 pub mod world;

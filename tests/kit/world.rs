@@ -33,6 +33,11 @@ impl World {
         self.folder.path().join("store")
     }
 
+    /// The folder that all of it is in.
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A path that nothing had before.
     pub fn fresh(&self, what: &str) -> PathBuf {
         let nr = self.counter.fetch_add(1, Ordering::Relaxed);

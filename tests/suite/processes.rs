@@ -1,6 +1,7 @@
 //! Several processes on one store at once, and processes that are stopped or killed. Always the real command.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod faults;
 mod killed;
 mod rooms;
 mod stopped;

@@ -61,7 +61,9 @@ impl LocalBackend {
         let _lock = File::open(&self.root)
             .and_then(|root| root.lock().map(|()| Lock(root)))
             .map_err(|error| Error::io("lock", &self.root, error))?;
-        if self.path(Key::Format).exists() {
+        // What can't be looked at may be there: a store must not be made anew over one that is.
+        let path = self.path(Key::Format);
+        if path.try_exists().map_err(|error| Error::io("read", &path, error))? {
             return Err(Error::Exists { thing: Thing::Store, name: self.root.display().to_string() });
         }
         for directory in DIRECTORIES {

@@ -1,71 +1,35 @@
 //! kill -9 and Ctrl-C at any time.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use ckpt_tests::lab::{Lab, names, noise};
+use ckpt_tests::mounts::{mount_small, with_mounts};
 use ckpt_tests::run::Ran;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use ckpt_tests::storm::{Plan, rage};
 use rustix::process::Signal;
 
-use super::{assert_sound, model, signal};
+use super::{assert_sound, signal};
 
-/// Kills whatever `args` start after a random part of the time that such a command takes. Answers whether it was too late.
-fn kill_at_random(lab: &Lab, rng: &mut SmallRng, longest: Duration, args: &[&dyn AsRef<std::ffi::OsStr>]) -> bool {
-    let mut child = lab.start(args);
-    std::thread::sleep(longest.mul_f64(rng.random_range(0.0..1.1)));
-    child.kill().unwrap();
-    let outcome = Ran::from(child.wait_with_output().unwrap());
-    assert!(matches!(outcome.code, None | Some(0)), "a command failed by itself: {outcome:?}");
-    outcome.code == Some(0)
+/// The short version of what `make torture` does a thousand times.
+#[test]
+fn nothing_is_lost_however_often_everybody_is_killed() {
+    let figures = rage(&Lab::new(), Plan { seed: 0x5EED, kills: 60, longest: Duration::from_secs(40), full: false });
+    assert!(figures.killed() > 20 && figures.committed > 10 && figures.compared > 10, "{figures:?}");
+    assert!(figures.done.contains_key("gc") && figures.done.contains_key("put"), "{figures:?}");
 }
 
 #[test]
-fn puts_and_gcs_killed_at_random_times_leave_the_store_sound() {
-    let lab = Lab::new();
-    let mut rng = SmallRng::seed_from_u64(0x5EED);
-    let mut expected = BTreeMap::new();
-    let started = Instant::now();
-    let path = lab.write("m.safetensors", &model(0, 0));
-    lab.ok(&[&"put", &path, &"--run", &"r", &"--step", &"0"]);
-    let longest = started.elapsed();
-    expected.insert("r@0".to_owned(), model(0, 0));
-    let (mut finished, mut killed) = (0, 0);
-    for step in 1..=30_u64 {
-        let bytes = model(step % 3, step);
-        let path = lab.write("m.safetensors", &bytes);
-        let reference = format!("r@{step}");
-        let step_text = step.to_string();
-        let put: [&dyn AsRef<std::ffi::OsStr>; 6] = [&"put", &path, &"--run", &"r", &"--step", &step_text];
-        // Some always end and some are always killed early, however fast the machine is at the moment.
-        let done = match step % 5 {
-            0 => lab.ok(&put).code == Some(0),
-            1 => kill_at_random(&lab, &mut rng, longest.div_f64(8.0), &put),
-            _ => kill_at_random(&lab, &mut rng, longest, &put),
-        };
-        // Killed after HEAD was durable it is there all the same; said to be done it has to be.
-        let there = lab.open().resolve(&reference).is_ok();
-        assert!(there || !done, "{reference} was reported and is not there");
-        if there {
-            expected.insert(reference, bytes);
-            finished += 1;
-        } else {
-            killed += 1;
-        }
-        if step % 3 == 0 && expected.len() > 1 {
-            let dropped = expected.keys().nth(rng.random_range(0..expected.len())).unwrap().clone();
-            lab.ok(&[&"rm", &dropped]);
-            expected.remove(&dropped);
-            kill_at_random(&lab, &mut rng, longest.div_f64(2.0), &[&"gc"]);
-        }
-        if step % 10 == 0 {
-            let report = lab.verify().unwrap();
-            assert!(report.is_sound(), "{report:?}");
-        }
-    }
-    assert!(finished > 2 && killed > 2, "the times were not random: {finished} finished, {killed} killed");
-    assert_sound(&lab, &expected);
+fn nothing_is_lost_on_a_disk_that_is_full_half_of_the_time() {
+    let lab = Lab::bare();
+    fs::create_dir(lab.store()).unwrap();
+    with_mounts(|| {
+        mount_small(&lab.store(), 24 << 20);
+        lab.ok(&[&"init"]);
+        let figures = rage(&lab, Plan { seed: 0xF011, kills: 25, longest: Duration::from_secs(30), full: true });
+        assert!(figures.committed > 5 && figures.refused.contains_key("put"), "{figures:?}");
+    });
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
 use crate::ops::sound;
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
-use crate::session::Session;
+use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// What to give back, and where to.
@@ -185,9 +185,7 @@ fn open(store: &Store, request: &GetRequest, progress: &dyn Progress) -> Result<
     };
     let reference = sound::settle(store, &request.reference, progress)?;
     let entry = refs::resolve(&State::load(store.backend())?, &reference)?.clone();
-    if let Some(session) = &session {
-        session.pin(entry.id)?;
-    }
+    let session = pin_if_possible(session, [entry.id])?;
     let state = State::load(store.backend())?;
     if state.entry(entry.id).is_none() {
         return Err(Error::NotFound { thing: Thing::Checkpoint, name: request.reference.clone(), near: Vec::new() });

@@ -258,12 +258,15 @@ fn parent_of(target: &Path) -> &Path {
 /// A name on the same file system as the target that nothing has yet.
 fn temporary_beside(target: &Path) -> Result<PathBuf> {
     let parent = parent_of(target);
-    if !parent.is_dir() {
-        return Err(Error::NotFound {
-            thing: Thing::Destination,
-            name: parent.display().to_string(),
-            near: Vec::new(),
-        });
+    match fs::metadata(parent) {
+        Ok(there) if there.is_dir() => {}
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(Error::io("read", parent, error));
+        }
+        _ => {
+            let name = parent.display().to_string();
+            return Err(Error::NotFound { thing: Thing::Destination, name, near: Vec::new() });
+        }
     }
     let name = target.file_name().ok_or_else(|| Error::Invalid(format!("{} can't be written to", target.display())))?;
     let mut hidden = OsString::from(".");

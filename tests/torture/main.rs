@@ -1,0 +1,233 @@
+//! What `make torture` runs: every call of every operation fails in turn, then a thousand kills at random over six writers,
+//! gc loops and readers, then the same on a disk that is full half of the time. Prints figures; writes nothing but, with
+//! `--write`, the block of docs/reliability.md that holds them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ckpt_tests::faults::{self, MODES, OPERATIONS, try_calls};
+use ckpt_tests::lab::Lab;
+use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::stops::{self, stop_gcs, stop_gcs_beside_gets, stop_gets, stop_puts};
+use ckpt_tests::storm::{self, Plan, WRITERS, rage};
+
+const USAGE: &str =
+    "torture [--only PART,PART] [--kills N] [--rounds N] [--seed N] [--seconds N] [--date DATE] [--write]
+
+  PART       calls (each fails in turn), stops (at each), kills (at random), full (on a disk that is full half of the time)
+  --kills    kills of each round; of the part `full`, a fifth of that
+  --rounds   how often, each time on a new store and with the next seed
+  --seconds  the longest that one round may take
+  --date     the day that --write puts down";
+
+/// What the command line asks for.
+struct Options {
+    only: Vec<String>,
+    kills: usize,
+    rounds: u64,
+    seed: u64,
+    seconds: u64,
+    date: String,
+    write: bool,
+}
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut text = String::new();
+    let parts = [("calls", calls as fn(&Options) -> String), ("stops", stops), ("kills", kills), ("full", full)];
+    for (part, run) in parts {
+        if options.only.is_empty() || options.only.iter().any(|only| only == part) {
+            let found = run(&options);
+            println!("{found}");
+            text += &found;
+            text.push('\n');
+        }
+    }
+    if options.write {
+        let _ = writeln!(text, "Measured on {}; again with `make torture`.", options.date);
+        write_down(&text);
+    }
+    ExitCode::SUCCESS
+}
+
+impl Options {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            only: Vec::new(),
+            kills: 1000,
+            rounds: 1,
+            seed: 1,
+            seconds: 1200,
+            date: "an unknown day".into(),
+            write: false,
+        };
+        while let Some(word) = words.next() {
+            if word == "--write" {
+                options.write = true;
+                continue;
+            }
+            let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+            let number = || value.parse::<u64>().map_err(|error| format!("{word} {value}: {error}"));
+            match word.as_str() {
+                "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                "--kills" => options.kills = usize::try_from(number()?).map_err(|error| error.to_string())?,
+                "--rounds" => options.rounds = number()?,
+                "--seed" => options.seed = number()?,
+                "--seconds" => options.seconds = number()?,
+                "--date" => options.date = value,
+                _ => return Err(format!("no such option: {word}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Every call of every operation, in every way.
+fn calls(_: &Options) -> String {
+    let started = Instant::now();
+    let mut text = String::from("### Every call fails in turn\n\n");
+    text += "| operation | calls | faults | borne, exit 0 | refused, as the cause demands | killed |\n";
+    text += "| --- | --- | --- | --- | --- | --- |\n";
+    let mut all = faults::Figures::default();
+    let row = |name: &str, figures: &faults::Figures| {
+        let faults::Figures { calls, faults, borne, refused, killed } = figures;
+        format!("| {name} | {calls} | {faults} | {borne} | {refused} | {killed} |\n")
+    };
+    for operation in OPERATIONS {
+        let mut sum = faults::Figures::default();
+        for mode in MODES {
+            let figures = try_calls(operation, mode, |_, _| true);
+            eprintln!("{}, {}: {figures:?}", operation.name, mode.name);
+            // All kinds of calls count in the first mode, and only some in the others.
+            sum.add(&faults::Figures { calls: figures.calls * u64::from(sum.faults == 0), ..figures });
+        }
+        text += &row(&format!("`{}`", operation.name), &sum);
+        all.add(&sum);
+    }
+    text += &row("all", &all);
+    let modes: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+    let _ = writeln!(
+        text,
+        "\nWays to fail: {}. {:.0} s; nothing was lost, half done or left behind.",
+        modes.join("; "),
+        started.elapsed().as_secs_f64()
+    );
+    text
+}
+
+/// A put and a get stand still at each of their calls, a gc at each of its swaps.
+fn stops(_: &Options) -> String {
+    let started = Instant::now();
+    let mut text = String::from("### Stopped at every call\n\n");
+    text +=
+        "| stopped | meanwhile | stops | done | refused | somebody waited |\n| --- | --- | --- | --- | --- | --- |\n";
+    let mut row = |name: &str, meanwhile: &str, figures: stops::Figures| {
+        let stops::Figures { stops, done, failed, waited } = figures;
+        let _ = writeln!(text, "| {name} | {meanwhile} | {stops} | {done} | {failed} | {waited} |");
+    };
+    row("`put`", "two gcs take what it relies on", stop_puts(false, |_| true));
+    row("`put`, in the index", "two gcs take what it relies on", stop_puts(true, |nr| nr % 8 == 0));
+    row("`get`", "rm of its checkpoint, two gcs", stop_gets(false, |_| true));
+    row("`get`, in the index", "rm of its checkpoint, two gcs", stop_gets(true, |nr| nr % 4 == 0));
+    row("`gc`, around each swap", "another gc, a put of what is collected", stop_gcs());
+    row("`gc`", "a get pins, rm of its checkpoint", stop_gcs_beside_gets(|_| true));
+    let seconds = started.elapsed().as_secs_f64();
+    let _ = writeln!(text, "\n{seconds:.0} s; every checkpoint that was committed came back bit-exact.");
+    text
+}
+
+/// Kills at random, on a disk.
+fn kills(options: &Options) -> String {
+    let figures = rounds(options, options.kills, |plan| {
+        let lab = Lab::new();
+        rage(&lab, plan)
+    });
+    told("### Killed at random", &figures)
+}
+
+/// Kills at random, on a disk that is full half of the time.
+fn full(options: &Options) -> String {
+    let figures = rounds(options, options.kills / 5, |plan| {
+        let lab = Lab::bare();
+        fs::create_dir(lab.store()).expect("a directory can be made");
+        let mut figures = storm::Figures::default();
+        with_mounts(|| {
+            mount_small(&lab.store(), 24 << 20);
+            lab.ok(&[&"init"]);
+            figures = rage(&lab, Plan { full: true, ..plan });
+        });
+        figures
+    });
+    told("### On a disk that is full half of the time", &figures)
+}
+
+fn rounds(options: &Options, kills: usize, run: impl Fn(Plan) -> storm::Figures) -> storm::Figures {
+    let mut all = storm::Figures::default();
+    for round in 0..options.rounds {
+        let seed = options.seed + round;
+        let figures = run(Plan { seed, kills, longest: Duration::from_secs(options.seconds), full: false });
+        eprintln!("seed {seed}: {} kills in {:.0} s", figures.killed(), figures.seconds);
+        all.add(&figures);
+    }
+    all
+}
+
+fn told(title: &str, figures: &storm::Figures) -> String {
+    let sum = |counts: &BTreeMap<&str, usize>| -> String {
+        let each: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        each.join(", ")
+    };
+    let mut text = format!("{title}\n\n");
+    let _ = write!(
+        text,
+        "{WRITERS} writers, two gc loops, a reader and a verifier: {} kills in {:.0} s, of which {} came after the work was done. \
+         Not killed: {}. ",
+        figures.killed(),
+        figures.seconds,
+        figures.late,
+        sum(&figures.done),
+    );
+    if !figures.refused.is_empty() {
+        let _ = write!(text, "Refused for lack of room: {}. ", sum(&figures.refused));
+    }
+    let _ = writeln!(
+        text,
+        "{} checkpoints were committed, 0 were lost; {} came back and were compared, {} were left at the end, and \
+         after two more gcs nothing else.\n",
+        figures.committed, figures.compared, figures.left
+    );
+    let mut by_command: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
+    figures
+        .kills
+        .iter()
+        .for_each(|((command, stage), count)| by_command.entry(command).or_default().push((*count, stage)));
+    text += "| killed | times | at what |\n| --- | --- | --- |\n";
+    for (command, mut stages) in by_command {
+        stages.sort_unstable_by(|a, b| b.cmp(a));
+        let total: usize = stages.iter().map(|(count, _)| count).sum();
+        let stages: Vec<String> = stages.iter().map(|(count, stage)| format!("{stage} {count}")).collect();
+        let _ = writeln!(text, "| {command} | {total} | {} |", stages.join(", "));
+    }
+    text
+}
+
+/// Puts the figures into the page.
+fn write_down(text: &str) {
+    const BEGIN: &str = "<!-- torture: generated -->\n";
+    const END: &str = "<!-- end of torture -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reliability.md");
+    let page = fs::read_to_string(&path).expect("docs/reliability.md can be read");
+    let (before, rest) = page.split_once(BEGIN).expect("the page has the block");
+    let (_, after) = rest.split_once(END).expect("the block has an end");
+    fs::write(&path, format!("{before}{BEGIN}{text}{END}{after}")).expect("the page can be written");
+}
