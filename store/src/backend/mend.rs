@@ -52,6 +52,22 @@ impl LocalBackend {
         Ok(aside)
     }
 
+    /// Makes the names of all manifests and packs durable: whoever published them may have died before it did.
+    pub fn make_names_durable(&self) -> Result<()> {
+        let packs = self.root().join("packs");
+        let mut folders = vec![self.root().join("checkpoints")];
+        for folder in fs::read_dir(&packs).map_err(|error| Error::io("list", &packs, error))? {
+            let folder = folder.map_err(|error| Error::io("list", &packs, error))?.path();
+            if folder.is_dir() {
+                folders.push(folder);
+            }
+        }
+        folders.push(packs);
+        folders
+            .iter()
+            .try_for_each(|folder| self.disk().sync_dir(folder).map_err(|error| Error::io("write", folder, error)))
+    }
+
     /// Keeps a copy of these bytes under a name beside `key`; the name that has them already when a repair that was killed
     /// came this far before.
     fn keep_copy(&self, key: Key, bytes: &[u8]) -> Result<String> {

@@ -125,6 +125,10 @@ pub fn repair(
         remove::finish_deleting(store.backend(), session.id())?;
     }
     let assessed = assess(&store, &identity.deleting(), progress)?;
+    if !identity.is_whole() || !assessed.broken.is_empty() {
+        // What a new HEAD names, and what a pack is deleted for, must be there after a power cut.
+        backend.make_names_durable()?;
+    }
     if let Some(recovery) = recover::plan(&store, &identity, &assessed, &mut report, progress)? {
         recover::apply(&store, &backend, session.id(), recovery, &mut report)?;
     }
