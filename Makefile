@@ -19,7 +19,7 @@ FLAGS := --release --workspace --locked
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CKPT := $(TARGET)/release/ckpt
 
-.PHONY: help build demo test bench lint clean
+.PHONY: help build demo test bench fuzz lint clean
 
 help: ## lists these commands
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +47,10 @@ bench: ## measures against other tools, side by side (ONLY="NAME..." chooses; WR
 	@$(SETUP) bench
 	@$(ENV) cargo build $(FLAGS) --examples --bins
 	@$(ENV) OMP_WAIT_POLICY=passive "$$CKPT_TEST_PYTHON" -B tests/compare/bench.py --target "$(TARGET)/release" $(if $(WRITE),--write) $(ONLY)
+
+fuzz: ## fuzzes every parser for a while (SECONDS=60 for each; ONLY="TARGET..." chooses); needs no RocksDB
+	@$(SETUP) fuzz
+	@$(ENV) fuzz/run.sh $(or $(SECONDS),60) $(ONLY)
 
 lint: ## formatting and lints, as the tests demand them
 	@$(SETUP) build

@@ -11,7 +11,8 @@ const COMMON: &str = "Common options";
 
 /// Keeps training checkpoints: cut at tensor borders, each chunk compressed and kept once.
 ///
-/// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest), or an id.
+/// A REF names a checkpoint: RUN@STEP, RUN@latest, RUN@best[:METRIC[:min|max]], RUN@TAG, RUN (the latest),
+/// RUN@latest-good (the latest that reads back sound), or an id.
 #[derive(Debug, Parser)]
 #[command(name = "ckpt", version, max_term_width = 100)]
 pub struct Args {
@@ -61,6 +62,12 @@ pub enum Command {
     Df,
     /// Read everything back and check it
     Verify(Verify),
+    /// Mend what is damaged, as far as it can be
+    Repair(Repair),
+    /// Take over the checkpoints that lie in a directory
+    Import(Import),
+    /// Store each checkpoint that appears in a directory
+    Watch(Watch),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -88,6 +95,12 @@ pub struct Put {
     /// Take the place of the checkpoint of the same run and step, unless that is pinned
     #[arg(long)]
     pub replace: bool,
+    #[command(flatten)]
+    pub room: Room,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Room {
     /// Make room by a gc as the policies say, when there is too little
     #[arg(long)]
     pub gc: bool,
@@ -244,6 +257,67 @@ pub struct Verify {
     /// Check what there is without reading the chunks
     #[arg(long)]
     pub quick: bool,
+    /// Don't read again what was found sound within this time, such as 7d; so an interrupted one goes on
+    #[arg(long, value_name = "AGE", value_parser = age, conflicts_with = "quick")]
+    pub not_since: Option<i64>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Mends what can be mended: the index, packs that were cut short or have damaged parts, a lost FORMAT, \
+                        HEAD or catalog. A sound store is left as it is. Nothing that might still be saved is deleted."
+)]
+pub struct Repair {
+    /// Take chunks that are lost here from this store, such as a backup
+    #[arg(long, value_name = "STORE")]
+    pub from: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Files without a step in their name get none; best.pt and last.ckpt get a tag of that name.")]
+pub struct Import {
+    /// The directory
+    pub dir: PathBuf,
+    /// The run that the checkpoints belong to
+    #[arg(long)]
+    pub run: String,
+    /// Take what matches, by its path in DIR, instead of what looks like a checkpoint
+    #[arg(long, value_name = "GLOB")]
+    pub pattern: Option<String>,
+    /// Remove each source once what is stored was read back and is the same
+    #[arg(long)]
+    pub delete_source: bool,
+    #[command(flatten)]
+    pub room: Room,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Watch {
+    /// The directory
+    pub dir: PathBuf,
+    /// The run that the checkpoints belong to
+    #[arg(long)]
+    pub run: String,
+    /// Take what matches, by its path in DIR, instead of what looks like a checkpoint
+    #[arg(long, value_name = "GLOB")]
+    pub pattern: Option<String>,
+    /// Remove each source once what is stored was read back and is the same
+    #[arg(long)]
+    pub delete_source: bool,
+    #[command(flatten)]
+    pub room: Room,
+    /// How long a checkpoint has to have been quiet
+    #[arg(long, value_name = "SECS", default_value = "2", value_parser = seconds)]
+    pub settle: std::time::Duration,
+    /// Store what is complete now and leave
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -289,6 +363,15 @@ fn bytes(text: &str) -> Result<u64, String> {
     let number: f64 = number.parse().map_err(|_| bad())?;
     let bytes = number * factor as f64;
     if bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err("that is more than a disk can have".into()) }
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    let day = 86_400.0;
+    if !(0.0..=day).contains(&seconds) {
+        return Err("it has to be from 0 to a day".into());
+    }
+    Ok(std::time::Duration::from_secs_f64(seconds))
 }
 
 /// An age in milliseconds.

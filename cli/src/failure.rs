@@ -13,6 +13,8 @@ use crate::output::size;
 pub enum Failure {
     /// The library's word.
     Store(Error),
+    /// The library's word on a checkpoint that is damaged, and what to take in its place.
+    Damaged { error: Error, instead: Option<String> },
     /// A mistake in how the command was called.
     Usage { message: String, hint: Option<String> },
     /// Whoever reads stdout has gone away.
@@ -45,26 +47,41 @@ impl Failure {
                 }
                 ExitCode::from(2)
             }
-            Self::Store(error) => {
-                eprintln!("Error: {}", message(error));
-                let mut cause = error.source();
-                while let Some(source) = cause {
-                    eprintln!("Caused by: {source}");
-                    cause = source.source();
-                }
-                if let Error::Damaged(places) = error {
-                    places.iter().skip(1).take(20).for_each(|place| eprintln!("  also {place}"));
-                    if places.len() > 21 {
-                        eprintln!("  and {} more", places.len() - 21);
-                    }
-                }
-                if let Some(hint) = hint(error) {
-                    eprintln!("Hint: {hint}");
-                }
-                ExitCode::from(code(error))
-            }
+            Self::Store(error) => report(error, None),
+            Self::Damaged { error, instead } => report(error, instead.as_deref()),
         }
     }
+}
+
+fn report(error: &Error, instead: Option<&str>) -> ExitCode {
+    eprintln!("Error: {}", message(error));
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        eprintln!("Caused by: {source}");
+        cause = source.source();
+    }
+    if let Error::Damaged(places) = error {
+        places.iter().skip(1).take(20).for_each(|place| eprintln!("  also {place}"));
+        if places.len() > 21 {
+            eprintln!("  and {} more", places.len() - 21);
+        }
+    }
+    if let Some(hint) = hint(error) {
+        eprintln!("Hint: {hint}");
+    }
+    if let Some(hint) = instead {
+        eprintln!("Hint: {hint}");
+    }
+    ExitCode::from(code(error))
+}
+
+/// What mends damaged chunks.
+pub const HEALS: &str = "Putting the same files again heals every checkpoint that shares them, and so does `ckpt repair \
+                         --from` a copy of the store";
+
+/// Whether repair can do something about this object of a store.
+fn is_mended(what: &str) -> bool {
+    ["FORMAT", "HEAD", "index"].contains(&what) || what.starts_with("packs/") || what.starts_with("catalog/")
 }
 
 /// The library's word, with sizes as people read them.
@@ -158,9 +175,13 @@ fn hint(error: &Error) -> Option<String> {
                 .into()
         }
         Error::Changed { .. } => "nothing was stored. Put it again once it is no longer written to".into(),
-        Error::Damaged(_) => {
-            "`ckpt verify` names all damage. Putting the same files again heals every checkpoint that shares them"
+        Error::Damaged(_) => format!("`ckpt verify` names all damage. {HEALS}"),
+        Error::Corrupt { what, .. } if what.starts_with("checkpoints/") => {
+            "`ckpt verify` names all damage. A checkpoint whose manifest is lost can't be read: `ckpt rm` drops it"
                 .into()
+        }
+        Error::Corrupt { what, .. } if is_mended(what) => {
+            "`ckpt repair` mends what can be mended; with `--dry-run` it says what that would be".into()
         }
         Error::Corrupt { what, .. } if what.starts_with("the policy for ") => {
             "`ckpt policy rm` takes it away, `ckpt policy set` replaces it".into()

@@ -7,7 +7,6 @@ mod commands;
 mod failure;
 mod output;
 mod progress;
-mod step;
 
 use std::process::ExitCode;
 

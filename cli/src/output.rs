@@ -27,6 +27,12 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&text)
 }
 
+/// Prints one JSON value on a line of its own.
+pub fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| ckpt_store::Error::Internal(error.to_string()))?;
+    print(&(text + "\n"))
+}
+
 /// A size in decimal units, as disks are sold.
 pub fn size(bytes: u64) -> String {
     let places = if bytes < 1000 { 0 } else { 2 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ckpt_store::{Notice, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::size;
+use crate::output::{printable, size};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -34,6 +34,21 @@ impl Bar {
         let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         Self { bar: ProgressBar::with_draw_target(Some(0), target) }
     }
+
+    /// Says before each stage which part of a longer work it belongs to.
+    pub fn part(&self, text: String) {
+        self.bar.set_prefix(text);
+    }
+
+    /// Prints a line to stderr above the bar.
+    pub fn say(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    /// Does something to stdout without the bar in between.
+    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
 }
 
 impl Drop for Bar {
@@ -58,7 +73,7 @@ impl Progress for Bar {
         } else {
             "{decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"
         };
-        let template = format!("{name:<10} {{bar:30}} {numbers}");
+        let template = format!("{{prefix}}{name:<10} {{bar:30}} {numbers}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style);
         }
@@ -74,6 +89,9 @@ impl Progress for Bar {
     fn notice(&self, notice: Notice) {
         let text = match notice {
             Notice::IndexRebuilt { reason } => format!("Note: the index is being made anew from the packs ({reason})"),
+            Notice::Damaged { checkpoint, reason } => {
+                format!("Note: {checkpoint} is passed over: {}", printable(&reason))
+            }
             Notice::IndexBehind { reason } => {
                 format!("Note: the index will be brought up to date by the next put ({reason})")
             }

@@ -18,6 +18,7 @@ mod id;
 mod index;
 #[doc(hidden)]
 pub mod limits;
+mod names;
 mod ops;
 mod packs;
 mod parallel;
@@ -36,9 +37,15 @@ pub use error::{Damage, Error, Result, Shortage, Thing};
 pub use format::catalog::Entry;
 pub use format::manifest::{Content, File, Manifest, Segment, Tensor};
 pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, StoreId};
+pub use names::step_of;
 pub use ops::gc::{GcReport, GcRequest};
 pub use ops::get::{GetReport, GetRequest};
+pub use ops::import::watch::{WatchEvent, WatchReport, WatchRequest};
+pub use ops::import::{
+    ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
+};
 pub use ops::put::{PutReport, PutRequest};
+pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
 pub use ops::verify::{VerifyReport, VerifyRequest};
 pub use progress::{Notice, Progress, Quiet, Stage};

@@ -54,6 +54,17 @@ pub const PACK_BYTES_MAX: u64 = 256 << 20;
 /// this admits 20 TB in one checkpoint and still refuses a decompression bomb.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
 
+/// A manifest or catalog unpacks to at most this many bytes for each of its payload, or to [`UNPACKED_BYTES_FREE`]. *Format.*
+/// Ids of chunks don't compress, so real ones stay below 10; a bomb of 32 KB that unpacks to 1 GiB would take many times that
+/// once it is parsed.
+pub const UNPACK_RATIO_MAX: u64 = 64;
+
+/// What a manifest or catalog may unpack to whatever its payload: small ones may well repeat a lot. *Format.*
+pub const UNPACKED_BYTES_FREE: u64 = 16 << 20;
+
+/// The most bytes of a session's file that are read: `verify` pins a million checkpoints with 40 MB.
+pub const SESSION_BYTES_MAX: u64 = 64 << 20;
+
 /// The most bytes of HEAD that are read.
 pub const HEAD_BYTES_MAX: u64 = 64 << 20;
 
@@ -63,6 +74,13 @@ pub const HEAD_ENTRIES_MAX: usize = 64;
 /// Chunks whose ids are looked up in one batch. One opening of the index costs about 5 ms, the table of one window 300 KB;
 /// a window is at most 4 GiB of source, small enough to be still in the page cache when its new chunks are read again.
 pub const WINDOW_CHUNKS: usize = 4096;
+
+/// The most places of damage that a report lists; the rest are counted. More than anybody reads, and some 10 MB.
+pub const DAMAGE_LISTED_MAX: usize = 10_000;
+
+/// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
+/// and the next one goes on.
+pub const MISSING_MAX: usize = 3_000_000;
 
 /// The most policies of a store: each gc matches each run's name against all of them.
 pub const POLICIES_MAX: usize = 1000;
@@ -88,6 +106,12 @@ pub const SAMPLE_CHUNKS: usize = 16;
 /// Bytes that a put writes besides chunks and the catalog: a session, and the rounding up of manifest, HEAD and packs to
 /// whole blocks. The index is not counted: a put succeeds without it.
 pub const PUT_OVERHEAD_BYTES: u64 = 16 << 10;
+
+/// The most metrics that are taken from a name or a log.
+pub const NAMED_METRICS_MAX: usize = 64;
+
+/// The most bytes of a `trainer_state.json` that are read. One line of its log has about 150 bytes: this is a log of 400,000.
+pub const TRAINER_STATE_BYTES_MAX: u64 = 64 << 20;
 
 /// The most bytes of a run's name, a tag, a metric's or a metadata key.
 pub const NAME_BYTES_MAX: usize = 255;

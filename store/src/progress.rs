@@ -27,6 +27,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A checkpoint was passed over in the search for one that is sound.
+    Damaged {
+        /// Its name.
+        checkpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Room was short, and a gc by the policies made some.
     MadeRoom {
         /// Checkpoints that the policies dropped, by name.

@@ -2,15 +2,16 @@
 //! file that anybody can lock, and so nobody ever has to guess by a clock. Never decides what a session protects.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::local::{Lock, lock_exclusive, open_lock};
+use crate::backend::local::{Lock, is_odd, lock_exclusive, open_lock, open_plain};
 use crate::error::{Error, Result};
 use crate::id::{CheckpointId, SessionId};
+use crate::limits::SESSION_BYTES_MAX;
 
 /// The use of a store by one process; ends when dropped.
 pub struct Session {
@@ -73,6 +74,20 @@ impl Session {
     }
 }
 
+/// Keeps what a reader needs. Where that can't be written down, a full disk for one, there is no session from here on:
+/// reading goes on without, and a line that was half written must not be what gc waits for.
+pub fn pin_if_possible(
+    session: Option<Session>,
+    checkpoints: impl IntoIterator<Item = CheckpointId>,
+) -> Result<Option<Session>> {
+    let Some(session) = session else { return Ok(None) };
+    match checkpoints.into_iter().try_for_each(|checkpoint| session.pin(checkpoint)) {
+        Ok(()) => Ok(Some(session)),
+        Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // Best effort: the lock goes with the process, and the next gc removes the file.
@@ -94,9 +109,10 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
         let entry = entry.map_err(|error| Error::io("list", &folder, error))?;
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok()) else { continue };
         let path = entry.path();
-        let file = match File::open(&path) {
+        let file = match open_plain(&path, File::options().read(true)) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Gone meanwhile, or nothing that a process of ours has made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_odd(&error) => continue,
             Err(error) => return Err(Error::io("open", &path, error)),
         };
         match file.try_lock() {
@@ -121,22 +137,31 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
 /// out could lose what it protects.
 fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
     for _ in 0..100 {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        let mut text = String::new();
+        let read = open_plain(path, File::options().read(true))
+            .and_then(|file| file.take(SESSION_BYTES_MAX + 1).read_to_string(&mut text));
+        match read {
+            Ok(bytes) if bytes as u64 > SESSION_BYTES_MAX => break,
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", path, error)),
-        };
-        let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
-        if let Some(records) = records.filter(|_| text.ends_with('\n')) {
-            let pins = records.into_iter().filter_map(|record| match record {
-                Record::Pin(checkpoint) => Some(checkpoint),
-                Record::Session { .. } => None,
-            });
-            return Ok(Some(pins.collect()));
+        }
+        if let Some(pins) = pins_in(&text) {
+            return Ok(Some(pins));
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Err(Error::corrupt(path.display(), "a live session's file can't be read"))
+}
+
+/// The pins that the lines of a session's file state; none when one of them is not whole.
+pub fn pins_in(text: &str) -> Option<Vec<CheckpointId>> {
+    let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+    let pins = records.filter(|_| text.ends_with('\n'))?.into_iter().filter_map(|record| match record {
+        Record::Pin(checkpoint) => Some(checkpoint),
+        Record::Session { .. } => None,
+    });
+    Some(pins.collect())
 }
 
 /// Takes the lock that only one gc at a time has; tells the caller when somebody else has it.

@@ -56,6 +56,7 @@ impl Store {
                 }
             }
         }
+        refuse_links(root)?;
         let id = StoreId::generate();
         let bytes = |bytes: std::result::Result<Vec<u8>, crate::format::FormatError>| {
             bytes.map_err(|error| error.of(Key::Format))
@@ -92,6 +93,7 @@ impl Store {
         if Head::from_bytes(&head).map_err(|error| error.of(Key::Head))?.store != format.store {
             return Err(Error::corrupt(Key::Format, "it names another store than HEAD"));
         }
+        refuse_links(root)?;
         // Tools that copy objects leave empty directories behind. Where nothing can be written, reading needs none of them.
         for directory in crate::backend::local::DIRECTORIES.map(|name| root.join(name)) {
             if !directory.exists() {
@@ -100,6 +102,12 @@ impl Store {
         }
         let index = Index::new(root, format.store);
         Ok(Self { root: root.to_owned(), id: format.store, backend, index })
+    }
+
+    /// The store of this name in `root`, whose FORMAT and HEAD may be lost.
+    pub(crate) fn of(root: &Path, disk: Arc<dyn Disk>, id: StoreId) -> Self {
+        let backend = LocalBackend::new(root.to_owned(), disk);
+        Self { root: root.to_owned(), id, backend, index: Index::new(root, id) }
     }
 
     /// All checkpoints in the order in which they were stored.
@@ -115,11 +123,6 @@ impl Store {
         }
         state.entries.retain(|entry| entry.run == run);
         Ok(state.entries)
-    }
-
-    /// The checkpoint that a ref names.
-    pub fn resolve(&self, reference: &str) -> Result<Entry> {
-        refs::resolve(&State::load(&self.backend)?, reference).cloned()
     }
 
     /// The description of a checkpoint.
@@ -145,6 +148,11 @@ impl Store {
         &self.backend
     }
 
+    /// What changes the disk.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.backend.disk()
+    }
+
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -153,6 +161,14 @@ impl Store {
     pub(crate) fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Refuses a store one of whose directories is a link: what is written, swept or unlinked there would be somebody else's.
+fn refuse_links(root: &Path) -> Result<()> {
+    match crate::backend::local::DIRECTORIES.into_iter().find(|name| root.join(name).is_symlink()) {
+        Some(name) => Err(Error::corrupt(format!("{name}/"), "it is a link, which no directory of a store is")),
+        None => Ok(()),
     }
 }
 

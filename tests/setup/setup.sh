@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what ckpt's build, tests, demo and benchmarks need, and says what it does. Silent and quick when nothing is missing.
-# usage: setup.sh build|python|bench     (each includes the ones before it)
+# usage: setup.sh build|python|bench     (each includes the ones before it), or setup.sh fuzz
 #
 # Everything it makes lies in the user's cache directory, but for Debian packages, which need root or sudo without a
 # password. What the commands after it must know is written to setup.env there, for the Makefile to source.
@@ -153,6 +153,16 @@ need_peers() {
     fi
 }
 
+need_fuzz() {
+    local have
+    have=$("$cache/tools/bin/cargo-fuzz" --version 2>/dev/null || true)
+    if [ "$have" != "cargo-fuzz 0.13.2" ]; then
+        say "building cargo-fuzz 0.13.2 with cargo, to $cache/tools"
+        env -u CARGO_TARGET_DIR cargo install -q --locked --version 0.13.2 --root "$cache/tools" cargo-fuzz >"$cache/cargo-fuzz.log" 2>&1 ||
+            die "cargo-fuzz can't be built (see $cache/cargo-fuzz.log)"
+    fi
+}
+
 write_env() {
     local text=""
     if [ -e "$wheel/done" ]; then
@@ -171,10 +181,15 @@ if command -v flock >/dev/null; then
     exec 9>"$cache/setup.lock"
     flock 9
 fi
-case $want in build | python | bench) ;; *) die "usage: setup.sh build|python|bench" ;; esac
+case $want in build | python | bench | fuzz) ;; *) die "usage: setup.sh build|python|bench|fuzz" ;; esac
 need_rust
 need_compiler
-need_libclang
-if [ "$want" != build ]; then need_venv; fi
+if [ "$want" = fuzz ]; then
+    # The rooms that are fuzzed know no RocksDB.
+    need_fuzz
+else
+    need_libclang
+fi
+if [ "$want" = python ] || [ "$want" = bench ]; then need_venv; fi
 if [ "$want" = bench ]; then need_peers; fi
 write_env

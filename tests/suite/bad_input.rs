@@ -1,6 +1,7 @@
 //! Files and stores that lie, and sources that change.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod hostile;
 mod lying;
 mod manifests;
 mod sources;

@@ -1,8 +1,15 @@
 //! A flipped, missing or cut byte in each kind of file of a store: bytes come back exactly, or a command fails and names it.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod beside;
+mod good;
 mod healed;
 mod index;
+mod lost;
+mod mending;
+mod random;
+mod repair;
+mod verified;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -214,6 +214,46 @@ fn gc_spares_what_a_live_put_has_published() {
     assert_sound(&store, "after gc");
 }
 
+/// A put that was stopped between giving its pack a name and making that durable. Another one finds the pack: with only its
+/// own directories made durable, a loss of power could take the pack and leave the checkpoint. The model of the protocol
+/// (`NamesNotDurable`) found this.
+#[test]
+fn a_put_makes_durable_what_it_found() {
+    let mut world = World::default();
+    let store = Store::init(&world.root()).unwrap();
+    world.put_tree(&store, "a", 1, &tensors(&[7]));
+    let request = world.request("a", 2, &tensors(&[1, 2]));
+    let (gate, keeper) = gate();
+    let is_pack_folder = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("packs"));
+    let is_here = move |call: Call<'_>| matches!(call, Call::SyncDir(path) if is_pack_folder(path));
+    let stopped = stopping(&world.root(), gate, is_here);
+    let first = thread::spawn(move || stopped.put(&request, &Quiet));
+    keeper.wait();
+
+    // An index made anew takes in all packs that it sees.
+    fs::remove_dir_all(world.root().join("index")).unwrap();
+    let calls: Arc<Mutex<Vec<PathBuf>>> = Arc::default();
+    let seen = Arc::clone(&calls);
+    let disk = HookDisk::new(move |call| {
+        if let Call::SyncDir(path) | Call::Rename(_, path) = call {
+            seen.lock().unwrap().push(path.to_owned());
+        }
+        Ok(())
+    });
+    let second = Store::open_on(&world.root(), disk).unwrap();
+    let report = second.put(&world.request("a", 3, &tensors(&[1, 2])), &Quiet).unwrap();
+    assert_eq!(report.new_chunks, 0, "the other put's pack was found");
+    let calls = calls.lock().unwrap();
+    let head = calls.iter().position(|path| path.ends_with("HEAD")).unwrap();
+    let synced: Vec<&PathBuf> = calls[..head].iter().filter(|path| is_pack_folder(path)).collect();
+    for pack in ckpt_tests::lab::files(&world.root().join("packs")) {
+        let folder = pack.parent().unwrap().to_owned();
+        assert!(synced.contains(&&folder), "{} was not made durable before HEAD: {calls:?}", folder.display());
+    }
+    keeper.open();
+    first.join().unwrap().unwrap();
+}
+
 #[test]
 fn a_get_goes_on_while_its_checkpoint_is_dropped_and_collected() {
     let mut world = World::default();

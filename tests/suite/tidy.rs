@@ -15,7 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["backend", "parallel", "space"],
     &["format"],
     &["codec"],
-    &["split"],
+    &["split", "names"],
     &["limits", "progress", "error"],
     &["id"],
 ];
@@ -332,4 +332,46 @@ fn every_dependency_has_its_reason_and_a_licence_that_fits() {
         count += 1;
     }
     assert_eq!(count, reasons.len(), "docs/decisions/0002-libraries.md lists libraries that are not used");
+}
+
+/// The functions that a fuzz target must call: whatever reads bytes in `format`, and each splitter. The compiler checks that
+/// the targets call what there is, this test that there is a target for it.
+#[test]
+fn every_parser_has_a_fuzz_target() {
+    let targets: Vec<(String, String)> = rust_files("fuzz/fuzz_targets");
+    let code: String =
+        targets.iter().flat_map(|(_, text)| text.lines()).filter(|line| !line.starts_with("//")).collect();
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).expect("fuzz/Cargo.toml");
+    for (path, _) in &targets {
+        assert!(manifest.contains(path.trim_start_matches("fuzz/")), "fuzz/Cargo.toml does not list {path}");
+    }
+    let mut parsers = Vec::new();
+    for (path, text) in rust_files("store/src/format") {
+        let mut owner = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("impl ") {
+                owner = rest.split([' ', '<']).next().unwrap_or_default();
+            } else if line == "}" {
+                owner = "";
+            }
+            let Some(name) = line.trim_start().strip_prefix("pub fn ") else { continue };
+            let name = name.split(['(', '<']).next().unwrap_or_default();
+            let reads = name.ends_with("from_bytes") || (path.ends_with("envelope.rs") && name != "seal");
+            if reads {
+                parsers.push(if owner.is_empty() { name.to_owned() } else { format!("{owner}::{name}") });
+            }
+        }
+    }
+    assert!(parsers.len() >= 9, "only {parsers:?} were found: this test has gone blind");
+    for parser in parsers {
+        // Generic ones are called with their type in between.
+        let called = code.contains(&format!("{parser}(")) || code.contains(&format!("{parser}::<"));
+        assert!(called, "no fuzz target calls {parser}");
+    }
+    let rooms = fs::read_to_string(root().join("store/src/split/mod.rs")).expect("store/src/split/mod.rs");
+    let helpers = ["dtype", "layout", "tests"];
+    for splitter in rooms.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')) {
+        let path = format!("fuzz/fuzz_targets/split_{splitter}.rs");
+        assert!(helpers.contains(&splitter) || root().join(&path).exists(), "{path} is missing");
+    }
 }

@@ -50,7 +50,12 @@ struct RunJson {
 }
 
 pub fn rm(context: &Context, args: &Rm) -> Result<(), Failure> {
-    let dropped = context.open()?.remove(&args.references)?;
+    let store = context.open()?;
+    let bar = context.bar();
+    let settled = args.references.iter().map(|reference| store.settle(reference, &bar));
+    let references = settled.collect::<Result<Vec<_>, _>>()?;
+    drop(bar);
+    let dropped = store.remove(&references)?;
     if context.json {
         return print_json(&dropped.iter().map(CheckpointJson::from).collect::<Vec<_>>());
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use ckpt_store::GetRequest;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, or_instead};
 use crate::args::Get;
 use crate::failure::Failure;
 use crate::output::{CheckpointJson, print, print_json, size, title};
@@ -22,8 +22,9 @@ struct GetJson {
 
 pub fn run(context: &Context, args: &Get) -> Result<(), Failure> {
     let store = context.open()?;
-    let request = GetRequest { reference: args.reference.clone(), files: args.files.clone(), force: args.force };
     let bar = context.bar();
+    let reference = store.settle(&args.reference, &bar)?;
+    let request = GetRequest { reference, files: args.files.clone(), force: args.force };
     if args.dest == Path::new("-") {
         if context.json {
             return Err(Failure::usage(
@@ -31,10 +32,10 @@ pub fn run(context: &Context, args: &Get) -> Result<(), Failure> {
                 "give a destination, or leave --json away",
             ));
         }
-        store.get_stream(&request, &mut io::stdout().lock(), &bar)?;
+        or_instead(store.get_stream(&request, &mut io::stdout().lock(), &bar), &store, &request.reference, &bar)?;
         return Ok(());
     }
-    let report = store.get(&request, &args.dest, &bar)?;
+    let report = or_instead(store.get(&request, &args.dest, &bar), &store, &request.reference, &bar)?;
     drop(bar);
     let path = report.path.as_ref().map(|path| path.display().to_string());
     if context.json {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ckpt_store::{Content, Entry, File, Segment, Tensor};
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, or_instead};
 use crate::args::{Ls, Show};
 use crate::failure::Failure;
 use crate::output::{CheckpointJson, age, metrics, print, print_json, printable, size, table, tags, time, title};
@@ -110,8 +110,11 @@ fn run_json(run: String, entries: &[Entry]) -> Option<RunJson> {
 
 pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
     let store = context.open()?;
-    let entry = store.resolve(&args.reference)?;
-    let manifest = store.manifest(entry.id)?;
+    let bar = context.bar();
+    let reference = store.settle(&args.reference, &bar)?;
+    let entry = store.resolve(&reference)?;
+    let manifest = or_instead(store.manifest(entry.id), &store, &reference, &bar)?;
+    drop(bar);
     if context.json {
         return print_json(&ShowJson {
             checkpoint: CheckpointJson::from(&entry),

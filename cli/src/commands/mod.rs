@@ -2,10 +2,13 @@
 
 mod collect;
 mod get;
+mod import;
 mod list;
 mod policy;
 mod put;
+mod repair;
 mod verify;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +18,7 @@ use clap::CommandFactory;
 
 use crate::args::{Args, Command};
 use crate::failure::Failure;
-use crate::output::{CheckpointJson, print, print_json};
+use crate::output::{CheckpointJson, print, print_json, title};
 use crate::progress::{Bar, watch_signals};
 
 /// What every command needs.
@@ -37,17 +40,28 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Show(args) => list::show(&context, &args)?,
         Command::Rm(args) => collect::rm(&context, &args)?,
         Command::Tag(args) => {
-            context.changed(&context.open()?.tag(&args.reference, &args.name)?, &format!("tagged {}", args.name))?
+            let (store, reference) = context.settle(&args.reference)?;
+            context.changed(&store.tag(&reference, &args.name)?, &format!("tagged {}", args.name))?
         }
         Command::Untag(args) => {
-            context.changed(&context.open()?.untag(&args.reference, args.name.as_deref())?, "untagged")?
+            let (store, reference) = context.settle(&args.reference)?;
+            context.changed(&store.untag(&reference, args.name.as_deref())?, "untagged")?
         }
-        Command::Pin(args) => context.changed(&context.open()?.pin(&args.reference, true)?, "pinned")?,
-        Command::Unpin(args) => context.changed(&context.open()?.pin(&args.reference, false)?, "unpinned")?,
+        Command::Pin(args) => {
+            let (store, reference) = context.settle(&args.reference)?;
+            context.changed(&store.pin(&reference, true)?, "pinned")?
+        }
+        Command::Unpin(args) => {
+            let (store, reference) = context.settle(&args.reference)?;
+            context.changed(&store.pin(&reference, false)?, "unpinned")?
+        }
         Command::Policy(args) => policy::run(&context, args)?,
         Command::Gc(args) => collect::gc(&context, args)?,
         Command::Df => collect::df(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
+        Command::Repair(args) => return repair::run(&context, &args),
+        Command::Import(args) => return import::run(&context, args),
+        Command::Watch(args) => return watch::run(&context, args),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);
@@ -60,6 +74,13 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 impl Context {
     fn open(&self) -> Result<Store, Failure> {
         Ok(Store::open(&self.locate()?)?)
+    }
+
+    /// The store, and a ref that can be resolved in it without reading chunks.
+    fn settle(&self, reference: &str) -> Result<(Store, String), Failure> {
+        let store = self.open()?;
+        let settled = store.settle(reference, &self.bar())?;
+        Ok((store, settled))
     }
 
     fn bar(&self) -> Bar {
@@ -75,6 +96,9 @@ impl Context {
         // Either will do: that a store lost its FORMAT has to be said, not passed over.
         let is_store = |store: &PathBuf| store.join("FORMAT").exists() || store.join("HEAD").exists();
         let found = here.ancestors().map(|directory| directory.join(".ckpt")).find(is_store);
+        // One that lost both is found when there is no other.
+        let has_packs = |store: &PathBuf| store.join("packs").is_dir();
+        let found = found.or_else(|| here.ancestors().map(|directory| directory.join(".ckpt")).find(has_packs));
         found.ok_or_else(|| {
             let name = format!("here or above ({})", here.display());
             ckpt_store::Error::NotFound { thing: ckpt_store::Thing::Store, name, near: Vec::new() }.into()
@@ -90,6 +114,32 @@ impl Context {
         }
         print(&format!("{}: {what}\n", name_of(entry)))
     }
+}
+
+/// The most checkpoints that are read whole to find one to name in a hint.
+const HINT_READS_MAX: usize = 2;
+
+/// What to take in place of a checkpoint that is damaged: the newest sound one of its run.
+fn sound_instead(store: &Store, reference: &str, bar: &Bar) -> Option<String> {
+    let damaged = store.resolve(reference).ok()?;
+    let sound = store.sound_alternative(&damaged, HINT_READS_MAX, bar).ok()??;
+    let run = &sound.run;
+    Some(format!("{} is sound: `ckpt get {run}@latest-good DEST` gives the newest of {run} that is", title(&sound)))
+}
+
+/// Names another checkpoint where one turned out to be damaged.
+fn or_instead<T>(
+    outcome: Result<T, ckpt_store::Error>,
+    store: &Store,
+    reference: &str,
+    bar: &Bar,
+) -> Result<T, Failure> {
+    outcome.map_err(|error| match &error {
+        ckpt_store::Error::Damaged(_) | ckpt_store::Error::Corrupt { .. } => {
+            Failure::Damaged { instead: sound_instead(store, reference, bar), error }
+        }
+        _ => error.into(),
+    })
 }
 
 fn local(path: &Path) -> Result<PathBuf, Failure> {

@@ -1,13 +1,12 @@
 //! `ckpt put`.
 
-use ckpt_store::{PutReport, PutRequest};
+use ckpt_store::{PutReport, PutRequest, step_of};
 use serde::Serialize;
 
 use super::Context;
 use crate::args::Put;
 use crate::failure::Failure;
 use crate::output::{CheckpointJson, print, print_json, size, title};
-use crate::step;
 
 #[derive(Serialize)]
 struct PutJson {
@@ -22,15 +21,15 @@ struct PutJson {
 pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
     let store = context.open()?;
     let request = PutRequest {
-        step: args.step.or_else(|| step::from_paths(&args.paths)),
+        step: args.step.or_else(|| step_of(&args.paths)),
         paths: args.paths,
         run: args.run,
         metrics: args.metrics.into_iter().collect(),
         meta: args.meta.into_iter().collect(),
         tags: args.tags.into_iter().collect(),
         replace: args.replace,
-        reserve: args.reserve,
-        gc: args.gc,
+        reserve: args.room.reserve,
+        gc: args.room.gc,
     };
     let bar = context.bar();
     let report = store.put(&request, &bar)?;
@@ -47,7 +46,8 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
     print(&line(&report))
 }
 
-fn line(report: &PutReport) -> String {
+/// What a put did, in one line.
+pub fn line(report: &PutReport) -> String {
     let entry = &report.entry;
     format!(
         "{}: {} in {:.2} s, {} already stored, {} new, {} written\n",

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,9 @@ use super::{Backend, Family, Key, NewObject, Object};
 use crate::error::{Error, Result, Thing};
 use crate::limits::HEAD_BYTES_MAX;
 
-const TMP: &str = "tmp";
-const HEAD_LOCK: &str = "locks/head";
+/// Where objects are written before they have a name.
+pub(super) const TMP: &str = "tmp";
+pub(super) const HEAD_LOCK: &str = "locks/head";
 
 /// The directories of a store, each after the one it is in.
 pub const DIRECTORIES: [&str; 7] = ["catalog", "checkpoints", "packs", "sessions", "index", "locks", TMP];
@@ -75,8 +76,22 @@ impl LocalBackend {
         self.disk.sync_dir(parent).map_err(|error| Error::io("write", parent, error))
     }
 
-    fn path(&self, key: Key) -> PathBuf {
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, key: Key) -> PathBuf {
         self.root.join(key.to_string())
+    }
+
+    /// A pack's folder that is a link would lead out of the store; the other folders were looked at when it was opened.
+    fn refuse_linked_folder(&self, key: Key) -> Result<()> {
+        let Key::Pack(_) = key else { return Ok(()) };
+        match self.path(key).parent() {
+            Some(folder) if folder.is_symlink() => Err(Error::corrupt(key, "its folder is a link")),
+            _ => Ok(()),
+        }
     }
 
     fn begin(&self, from: PathBuf, key: Key) -> Result<Box<NewFile>> {
@@ -87,7 +102,7 @@ impl LocalBackend {
 
     /// Writes FORMAT or HEAD anew. The caller holds the lock, so one temporary name serves and whatever a killed process
     /// left under it is stale.
-    fn replace(&self, key: Key, bytes: &[u8]) -> Result<()> {
+    pub(super) fn replace(&self, key: Key, bytes: &[u8]) -> Result<()> {
         let from = self.root.join(TMP).join(key.to_string());
         remove(&*self.disk, &from)?;
         let mut file = self.begin(from, key)?;
@@ -114,8 +129,10 @@ impl LocalBackend {
 impl Backend for LocalBackend {
     fn open(&self, key: Key) -> Result<Option<Box<dyn Object>>> {
         let path = self.path(key);
-        let file = match File::open(&path) {
+        self.refuse_linked_folder(key)?;
+        let file = match open_plain(&path, File::options().read(true)) {
             Ok(file) => file,
+            Err(error) if is_odd(&error) => return Err(Error::corrupt(key, ODD)),
             // Where a directory should be and a file is, there is no object either.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
@@ -127,6 +144,7 @@ impl Backend for LocalBackend {
     }
 
     fn create(&self, key: Key, owner: &str) -> Result<Box<dyn NewObject>> {
+        self.refuse_linked_folder(key)?;
         if let Key::Pack(_) = key
             && let Some(folder) = self.path(key).parent()
         {
@@ -159,10 +177,10 @@ impl Backend for LocalBackend {
             Family::Packs => {
                 let packs = self.root.join("packs");
                 for folder in fs::read_dir(&packs).map_err(|error| Error::io("list", &packs, error))? {
-                    let folder = folder.map_err(|error| Error::io("list", &packs, error))?.path();
-                    // A file that strayed in here is nobody's pack.
-                    if folder.is_dir() {
-                        list_folder(&folder, &mut |name, size| {
+                    let folder = folder.map_err(|error| Error::io("list", &packs, error))?;
+                    // A file that strayed in here is nobody's pack, and a link leads out of the store.
+                    if folder.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        list_folder(&folder.path(), &mut |name, size| {
                             found.extend(name.parse().ok().map(|id| (Key::Pack(id), size)));
                         })?;
                     }
@@ -175,7 +193,22 @@ impl Backend for LocalBackend {
     }
 
     fn delete(&self, key: Key) -> Result<()> {
+        self.refuse_linked_folder(key)?;
         remove(&*self.disk, &self.path(key))
+    }
+
+    fn make_durable(&self, key: Key) -> Result<()> {
+        let path = self.path(key);
+        match path.parent() {
+            // The folder's own name was made durable before anything was in it, but maybe not before this process came.
+            Some(folder) if matches!(key, Key::Pack(_)) => {
+                let packs = self.root.join("packs");
+                self.disk.sync_dir(folder).map_err(|error| Error::io("write", folder, error))?;
+                self.disk.sync_dir(&packs).map_err(|error| Error::io("write", &packs, error))
+            }
+            Some(folder) => self.disk.sync_dir(folder).map_err(|error| Error::io("write", folder, error)),
+            None => Ok(()),
+        }
     }
 
     fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
@@ -247,9 +280,29 @@ impl Object for OpenFile {
     }
 }
 
+/// Why something under a name of the store's can't be what should be there.
+const ODD: &str = "it is a link, or no regular file";
+
+/// Opens a regular file and nothing else: a store that somebody else made may hold a link that leads out of it, or a FIFO
+/// that would be waited for without end.
+pub fn open_plain(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, ODD)) }
+}
+
+/// Whether [`open_plain`] failed because of what lies there.
+pub fn is_odd(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // A link, and a FIFO or socket that is opened for writing.
+    let odd = [Errno::LOOP, Errno::NXIO].map(Errno::raw_os_error);
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error().is_some_and(|errno| odd.contains(&errno))
+}
+
 /// Opens a file to be locked, making it when it is not there.
 pub fn open_lock(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path)
+    open_plain(path, File::options().create(true).truncate(false).write(true))
 }
 
 /// A lock on a file, given back when dropped. The operating system gives it back when the process dies.
@@ -283,7 +336,9 @@ pub fn lock_exclusive(path: &Path) -> Result<Lock> {
 
 /// Takes the shared lock `path`, waiting for it; also on a read-only file system.
 pub fn lock_shared(path: &Path) -> Result<Lock> {
-    let locked = File::open(path).or_else(|_| open_lock(path)).and_then(|file| file.lock_shared().map(|()| file));
+    let locked = open_plain(path, File::options().read(true))
+        .or_else(|_| open_lock(path))
+        .and_then(|file| file.lock_shared().map(|()| file));
     locked.map(Lock).map_err(|error| Error::io("lock", path, error))
 }
 

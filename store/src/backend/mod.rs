@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod local;
+pub mod mend;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -80,6 +81,8 @@ pub trait Backend: Send + Sync {
     fn list(&self, family: Family) -> Result<Vec<(Key, u64)>>;
     /// Deletes an object; one that is not there is no error.
     fn delete(&self, key: Key) -> Result<()>;
+    /// Makes the name of an object durable that somebody else may have published only just now.
+    fn make_durable(&self, key: Key) -> Result<()>;
     /// Removes what `create` left behind for owners that are not among those that `live` gives; answers the bytes that came
     /// free. `live` is asked after the leftovers were listed: an owner that began before then and is not live any more
     /// never comes back for them, and one that began later has nothing on the list.

@@ -79,6 +79,13 @@ impl State {
     }
 }
 
+/// Reads HEAD alone.
+pub fn read_head(backend: &dyn Backend) -> Result<Head> {
+    let bytes = read_whole(backend, Key::Head, HEAD_BYTES_MAX)?;
+    let bytes = bytes.ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
+    Head::from_bytes(&bytes).map_err(|error| error.of(Key::Head))
+}
+
 /// Changes HEAD: loads the state, lets `plan` fill a draft from it, swaps, and starts again when somebody else was first.
 /// Answers what `plan` answered the time that it took. A draft that changes nothing is not written.
 pub fn commit<T>(
@@ -118,7 +125,8 @@ pub fn commit<T>(
     Err(Error::Busy(format!("HEAD changed each of the {COMMIT_ATTEMPTS_MAX} times that this was tried")))
 }
 
-fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, catalog: &Catalog) -> Result<()> {
+/// Stores a catalog, durably.
+pub fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, catalog: &Catalog) -> Result<()> {
     let key = Key::Catalog(id);
     let bytes = catalog.to_bytes(id, session).map_err(|error| error.of(key))?;
     let mut object = backend.create(key, &session.to_string())?;
@@ -128,7 +136,7 @@ fn write_catalog(backend: &dyn Backend, id: CatalogId, session: SessionId, catal
 }
 
 /// Applies changes in order. A change of a checkpoint that is gone changes nothing: somebody dropped it in between.
-fn apply(catalog: &mut Catalog, changes: &[Change]) {
+pub fn apply(catalog: &mut Catalog, changes: &[Change]) {
     let Catalog { entries, policies } = catalog;
     // Positions by id, so that a long list with many changes is not walked for each.
     let mut places: HashMap<CheckpointId, usize> = if changes.is_empty() {

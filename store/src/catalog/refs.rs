@@ -23,7 +23,7 @@ pub enum Mode {
 }
 
 /// Names that a tag can't have, because a ref means something else by them.
-const RESERVED: [&str; 3] = ["latest", "best", "latest-good"];
+const RESERVED: [&str; 3] = ["latest", "best", LATEST_GOOD];
 
 impl std::str::FromStr for Mode {
     type Err = Error;
@@ -35,6 +35,13 @@ impl std::str::FromStr for Mode {
             _ => Err(Error::Invalid(format!("a metric's mode is min or max, not {text:?}"))),
         }
     }
+}
+
+const LATEST_GOOD: &str = "latest-good";
+
+/// The run of which `text` names the newest checkpoint that is sound: `RUN@latest-good`.
+pub fn run_of_latest_good(text: &str) -> Option<&str> {
+    text.split_once('@').filter(|(run, what)| !run.is_empty() && *what == LATEST_GOOD).map(|(run, _)| run)
 }
 
 /// Finds the checkpoint that `text` names.
@@ -53,6 +60,10 @@ pub fn resolve<'a>(state: &'a State, text: &str) -> Result<&'a Entry> {
     }
     let mut of_run = state.entries.iter().filter(|entry| entry.run == run);
     let found = match what {
+        // What it names can't be told without reading chunks: `ops::sound` puts an id in its place.
+        LATEST_GOOD => {
+            return Err(Error::Invalid(format!("{text} names a checkpoint only after the run's chunks were read")));
+        }
         "latest" => newest(state, run),
         "best" => best(state, run, None)?,
         _ => match (what.strip_prefix("best:"), what.parse::<u64>()) {

@@ -15,7 +15,7 @@
 
 use super::{Fields, FormatError};
 use crate::id::SessionId;
-use crate::limits::OBJECT_BYTES_MAX;
+use crate::limits::{OBJECT_BYTES_MAX, UNPACK_RATIO_MAX, UNPACKED_BYTES_FREE};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,6 +51,9 @@ pub fn seal<T: Serialize>(kind: Kind, id: [u8; 16], session: SessionId, value: &
         return Err(FormatError::Unsupported(format!("it would take {} bytes, more than can be read back", raw.len())));
     }
     let payload = zstd::bulk::compress(&raw, ZSTD_LEVEL).map_err(FormatError::damaged)?;
+    if raw.len() as u64 > unpacked_max(payload.len()) {
+        return Err(FormatError::Unsupported("it repeats itself more than can be read back".into()));
+    }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len() + CHECK_BYTES);
     bytes.extend_from_slice(kind.magic());
     bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -62,6 +65,11 @@ pub fn seal<T: Serialize>(kind: Kind, id: [u8; 16], session: SessionId, value: &
     let check = blake3::hash(&bytes);
     bytes.extend_from_slice(check.as_bytes());
     Ok(bytes)
+}
+
+/// The most bytes that a payload may unpack to, so that a small file can't fill the memory.
+fn unpacked_max(payload_bytes: usize) -> u64 {
+    (payload_bytes as u64).saturating_mul(UNPACK_RATIO_MAX).clamp(UNPACKED_BYTES_FREE, OBJECT_BYTES_MAX)
 }
 
 /// Unpacks what [`seal`] packed, after checking kind, id, version and hash.
@@ -92,7 +100,7 @@ pub fn open<T: DeserializeOwned>(kind: Kind, id: [u8; 16], bytes: &[u8]) -> Resu
     }
     fields.bytes(16)?;
     let raw_len = fields.u64()?;
-    if raw_len > OBJECT_BYTES_MAX {
+    if raw_len > unpacked_max(fields.0.len()) {
         return Err(FormatError::damaged(format!("it claims to unpack to {raw_len} bytes")));
     }
     let raw = zstd::bulk::decompress(fields.0, raw_len as usize).map_err(FormatError::damaged)?;

@@ -76,13 +76,14 @@ impl Header {
             return Err(FormatError::damaged("it does not begin as a pack"));
         }
         let (version, flags, check) = (fields.u16()?, fields.u16()?, fields.u32()?);
+        // The checksum first: another version is one only if it says so in sound bytes.
+        if bytes.get(..HEADER_BYTES).map(header_check) != Some(check) {
+            return Err(FormatError::damaged("the checksum of its header is wrong"));
+        }
         if version != VERSION || flags != 0 {
             return Err(FormatError::Unsupported(format!(
                 "pack version {version}, flags {flags:#x} are not known here"
             )));
-        }
-        if bytes.get(..HEADER_BYTES).map(header_check) != Some(check) {
-            return Err(FormatError::damaged("the checksum of its header is wrong"));
         }
         Ok(Self {
             store: StoreId::from_bytes(fields.array()?),

@@ -1,16 +1,20 @@
-//! Chunk id to place, in RocksDB behind five verbs: look up, add, forget, set aside, catch up. Derived from the packs'
+//! Chunk id to place, in RocksDB behind a few verbs: look up, add, forget, set aside, catch up. Derived from the packs'
 //! trailers: deleting `index/` changes no result. Never held open: RocksDB allows one process at a time, so every use is a
 //! short critical section under a lock, open, one batch, close.
 
 mod table;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{DB, IteratorMode, WriteBatch};
 
 pub use self::table::Place;
-use self::table::{SEQ, Trouble, chunk_key, close, known_packs, options, pack_key, put_pack, read_seq, remove_places};
+use self::table::{
+    SEQ, Trouble, chunk_key, close, known_packs, options, pack_key, put_pack, read_seq, remove_places, verified_key,
+    verified_packs,
+};
 use crate::backend::local::lock_shared;
 use crate::backend::{Backend, Family, Key};
 use crate::error::{Error, Result};
@@ -89,6 +93,7 @@ impl Index {
             let mut batch = WriteBatch::default();
             for (pack, lines) in gone {
                 batch.delete(pack_key(*pack));
+                batch.delete(verified_key(*pack));
                 remove_places(db, &mut batch, lines.iter().map(|line| (line.id, *pack)))?;
             }
             Ok(batch)
@@ -103,8 +108,64 @@ impl Index {
         self.change(|db| {
             let mut batch = WriteBatch::default();
             remove_places(db, &mut batch, damaged.iter().copied())?;
+            damaged.iter().for_each(|(_, pack)| batch.delete(verified_key(*pack)));
             Ok(batch)
         })
+    }
+
+    /// When packs were last found sound to their last byte, in milliseconds since 1970. An index that can't be read has
+    /// forgotten it.
+    pub fn verified(&self) -> HashMap<PackId, i64> {
+        let read = || {
+            let _lock = lock_shared(&self.root.join("locks/index")).map_err(Trouble::Other)?;
+            if !self.path().join("CURRENT").exists() {
+                return Ok(HashMap::new());
+            }
+            verified_packs(&DB::open_for_read_only(&options(), self.path(), false)?)
+        };
+        let read: std::result::Result<_, Trouble> = read();
+        read.unwrap_or_default()
+    }
+
+    /// Remembers when packs were found sound, and forgets it of those that are not.
+    pub fn set_verified(&self, sound: &[(PackId, i64)], unsound: &[PackId]) -> Result<()> {
+        if sound.is_empty() && unsound.is_empty() {
+            return Ok(());
+        }
+        self.change(|_| {
+            let mut batch = WriteBatch::default();
+            sound.iter().for_each(|(pack, time_ms)| batch.put(verified_key(*pack), time_ms.to_le_bytes()));
+            unsound.iter().for_each(|pack| batch.delete(verified_key(*pack)));
+            Ok(batch)
+        })
+    }
+
+    /// HEAD's `packs_seq` up to which it knows all packs, as far as it can be read.
+    pub fn packs_seq(&self) -> u64 {
+        let Ok(_lock) = lock_shared(&self.root.join("locks/index")) else { return 0 };
+        self.read(&[]).map_or(0, |found| found.packs_seq)
+    }
+
+    /// Reads every entry. An index that is damaged is made anew.
+    pub fn check(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
+        let read = {
+            let _lock = lock_shared(&self.root.join("locks/index"))?;
+            self.read(&[]).map(drop).and_then(|()| self.read_all())
+        };
+        match read {
+            Ok(()) => Ok(()),
+            Err(Trouble::Other(error)) => Err(error),
+            Err(Trouble::Broken(reason)) => self.rebuild(&reason, &[], backend, head, progress),
+        }
+    }
+
+    /// Makes the index anew from the packs' trailers, whatever it holds. `head` must have been read before the call.
+    pub fn remake(&self, backend: &dyn Backend, head: &Head, progress: &dyn Progress) -> Result<()> {
+        {
+            let _lock = lock_index(&self.root)?;
+            self.clear()?;
+        }
+        self.absorb(backend, head, progress).map_err(Trouble::into_error)
     }
 
     /// Adds all packs that the index does not know yet, other than those that are being deleted. `head` must have been
@@ -151,6 +212,12 @@ impl Index {
             .collect();
         // Newest last: where two packs hold a chunk, the later one may be there to heal the earlier.
         missing.sort_unstable();
+        // A put whose pack this is may have died, or be about to, before its name is durable. One call serves for each folder.
+        let folder = |pack: &PackId| Key::Pack(*pack).to_string().rsplit_once('/').map(|(folder, _)| folder.to_owned());
+        let one_of_each: HashMap<_, PackId> = missing.iter().map(|pack| (folder(pack), *pack)).collect();
+        for pack in one_of_each.into_values() {
+            backend.make_durable(Key::Pack(pack)).map_err(Trouble::Other)?;
+        }
         progress.begin(Stage::Index, missing.len() as u64);
         for pack in missing {
             if let Some(object) = backend.open(Key::Pack(pack)).map_err(Trouble::Other)? {
@@ -212,6 +279,7 @@ impl Index {
     }
 
     fn read(&self, ids: &[ChunkId]) -> std::result::Result<Found, Trouble> {
+        self.check_files()?;
         if !self.path().join("CURRENT").exists() {
             // A new store has no database yet; one whose packs are not in it is seen by its seq of 0.
             return match fs::read_dir(self.path()).map(|mut entries| entries.next().is_none()) {
@@ -239,10 +307,21 @@ impl Index {
 
     fn open(&self) -> std::result::Result<DB, Trouble> {
         let path = self.path();
+        self.check_files()?;
         if !path.join("CURRENT").exists() && fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Trouble::Broken("its CURRENT file is missing".into()));
         }
         Ok(DB::open(&options(), path)?)
+    }
+
+    /// RocksDB follows links, out of the store as well, and waits for FIFOs: a database that holds such is made anew.
+    fn check_files(&self) -> std::result::Result<(), Trouble> {
+        let odd = |entry: fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_file() && !kind.is_dir());
+        match fs::read_dir(self.path()).map(|mut entries| entries.any(|entry| entry.is_ok_and(odd))) {
+            Ok(true) => Err(Trouble::Broken("it holds a link, or no regular file".into())),
+            // What is wrong with the directory itself is told by whoever goes on to open it.
+            _ => Ok(()),
+        }
     }
 
     fn path(&self) -> PathBuf {

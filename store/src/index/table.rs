@@ -1,7 +1,7 @@
 //! RocksDB as the index uses it: options, keys, values, and which errors a new database mends. Never takes a lock and never
 //! decides when to open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rocksdb::{DB, DBCompactionStyle, IteratorMode, LogLevel, Options, WaitForCompactOptions, WriteBatch};
@@ -10,9 +10,11 @@ use crate::codec::Codec;
 use crate::error::Error;
 use crate::format::pack::Line;
 use crate::id::{ChunkId, PackId};
+use crate::limits::PACK_BYTES_MAX;
 
 const CHUNK: u8 = b'c';
 const PACK: u8 = b'p';
+const VERIFIED: u8 = b'v';
 /// The key of HEAD's `packs_seq` up to which all packs are known.
 pub(super) const SEQ: &[u8] = b"s";
 const PLACE_BYTES: usize = 37;
@@ -33,6 +35,9 @@ pub struct Place {
     /// How it is encoded.
     pub codec: Codec,
 }
+
+/// A pack and what is kept under it.
+type PackEntry = (PackId, Box<[u8]>);
 
 /// Why the database could not be used.
 pub(super) enum Trouble {
@@ -62,14 +67,16 @@ impl Place {
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut fields = crate::format::Fields(bytes);
-        Some(Self {
+        let place = Self {
             pack: PackId::from_bytes(fields.array().ok()?),
             offset: fields.u64().ok()?,
             stored_len: fields.u32().ok()?,
             raw_len: fields.u32().ok()?,
             crc: fields.u32().ok()?,
             codec: Codec::try_from(fields.u8().ok()?).ok()?,
-        })
+        };
+        // No pack is that long, so whoever adds to an offset need not fear that it overflows.
+        Some(place).filter(|place| place.offset <= PACK_BYTES_MAX)
     }
 }
 
@@ -147,6 +154,13 @@ pub(super) fn pack_key(id: PackId) -> [u8; 17] {
     key
 }
 
+/// The key of the time at which a pack was last found sound.
+pub(super) fn verified_key(id: PackId) -> [u8; 17] {
+    let mut key = pack_key(id);
+    key[0] = VERIFIED;
+    key
+}
+
 pub(super) fn put_pack(batch: &mut WriteBatch, pack: PackId, lines: &[Line]) {
     for line in lines {
         batch.put(chunk_key(line.id), Place::new(pack, line).to_bytes());
@@ -172,19 +186,30 @@ pub(super) fn remove_places(
 }
 
 pub(super) fn known_packs(db: &DB) -> std::result::Result<HashSet<PackId>, Trouble> {
-    let mut known = HashSet::new();
-    for entry in db.iterator(IteratorMode::From(&[PACK], rocksdb::Direction::Forward)) {
-        let (key, _) = entry?;
+    Ok(by_pack(db, PACK)?.into_iter().map(|(pack, _)| pack).collect())
+}
+
+/// When packs were last found sound, in milliseconds since 1970. An entry that is malformed says nothing.
+pub(super) fn verified_packs(db: &DB) -> std::result::Result<HashMap<PackId, i64>, Trouble> {
+    let time = |value: Box<[u8]>| <[u8; 8]>::try_from(&*value).ok().map(i64::from_le_bytes);
+    Ok(by_pack(db, VERIFIED)?.into_iter().filter_map(|(pack, value)| Some((pack, time(value)?))).collect())
+}
+
+/// All entries whose keys are this byte and the id of a pack.
+fn by_pack(db: &DB, kind: u8) -> std::result::Result<Vec<PackEntry>, Trouble> {
+    let mut found = Vec::new();
+    for entry in db.iterator(IteratorMode::From(&[kind], rocksdb::Direction::Forward)) {
+        let (key, value) = entry?;
         match <[u8; 17]>::try_from(&*key) {
-            Ok(key) if key[0] == PACK => {
+            Ok(key) if key[0] == kind => {
                 let mut id = [0; 16];
                 id.copy_from_slice(&key[1..]);
-                known.insert(PackId::from_bytes(id));
+                found.push((PackId::from_bytes(id), value));
             }
             _ => break,
         }
     }
-    Ok(known)
+    Ok(found)
 }
 
 pub(super) fn read_seq(db: &DB) -> std::result::Result<u64, Trouble> {

@@ -2,21 +2,25 @@
 
 use std::collections::BTreeSet;
 
+use super::sound;
 use crate::catalog::policies::{self, Policy, PolicyUse};
 use crate::catalog::{State, commit, refs};
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::{Change, Entry};
 use crate::limits::POLICIES_MAX;
+use crate::progress::Quiet;
 use crate::session::Session;
 use crate::space::Spare;
 use crate::store::Store;
 
 /// Drops checkpoints; all of them or, when one ref is wrong, none. A pinned one is refused. Answers what was dropped.
 pub fn remove(store: &Store, references: &[String]) -> Result<Vec<Entry>> {
+    let settled = references.iter().map(|reference| sound::settle(store, reference, &Quiet));
+    let references = settled.collect::<Result<Vec<_>>>()?;
     change(store, "rm", |state| {
         let mut seen = BTreeSet::new();
         let mut dropped = Vec::new();
-        for reference in references {
+        for reference in &references {
             let entry = refs::resolve(state, reference)?;
             if entry.pinned {
                 return Err(Error::Invalid(format!("{} is pinned", refs::name_of(entry))));
@@ -33,8 +37,9 @@ pub fn remove(store: &Store, references: &[String]) -> Result<Vec<Entry>> {
 /// Names a checkpoint; another one of the run that had the name loses it.
 pub fn tag(store: &Store, reference: &str, tag: &str) -> Result<Entry> {
     refs::check_tag(tag)?;
+    let reference = sound::settle(store, reference, &Quiet)?;
     change(store, "tag", |state| {
-        let entry = refs::resolve(state, reference)?;
+        let entry = refs::resolve(state, &reference)?;
         Ok((vec![Change::Tag(entry.id, tag.to_owned())], entry.clone()))
     })
 }
@@ -45,8 +50,9 @@ pub fn untag(store: &Store, reference: &str, tag: Option<&str>) -> Result<Entry>
         (Some(tag), _) | (None, Some((_, tag))) => tag,
         (None, None) => return Err(Error::Invalid(format!("say which tag of {reference} to take away"))),
     };
+    let reference = sound::settle(store, reference, &Quiet)?;
     change(store, "untag", |state| {
-        let entry = refs::resolve(state, reference)?;
+        let entry = refs::resolve(state, &reference)?;
         if !entry.tags.contains(tag) {
             let name = format!("{tag} of {}", refs::name_of(entry));
             return Err(Error::NotFound { thing: Thing::Tag, name, near: entry.tags.iter().cloned().collect() });
@@ -57,8 +63,9 @@ pub fn untag(store: &Store, reference: &str, tag: Option<&str>) -> Result<Entry>
 
 /// Keeps a checkpoint from every policy, or no longer.
 pub fn pin(store: &Store, reference: &str, pinned: bool) -> Result<Entry> {
+    let reference = sound::settle(store, reference, &Quiet)?;
     change(store, "pin", |state| {
-        let entry = refs::resolve(state, reference)?;
+        let entry = refs::resolve(state, &reference)?;
         Ok((vec![Change::Pin(entry.id, pinned)], entry.clone()))
     })
 }

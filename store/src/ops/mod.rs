@@ -5,23 +5,33 @@ pub mod change;
 pub mod copy;
 pub mod gc;
 pub mod get;
+pub mod import;
 pub mod put;
 pub mod reading;
+pub mod repair;
+pub mod sound;
 pub mod stats;
 pub mod verify;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use self::gc::{GcReport, GcRequest};
 use self::get::{GetReport, GetRequest};
+use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
+use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::put::{PutReport, PutRequest};
+use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
 use self::verify::{VerifyReport, VerifyRequest};
+use crate::backend::disk::{Disk, OsDisk};
 use crate::catalog::policies::{Policy, PolicyUse};
+use crate::catalog::{State, refs};
 use crate::error::Result;
 use crate::format::catalog::Entry;
-use crate::progress::Progress;
+use crate::progress::{Progress, Quiet};
 use crate::store::Store;
 
 /// The verbs.
@@ -39,6 +49,29 @@ impl Store {
     /// Writes one file of a checkpoint to a stream.
     pub fn get_stream(&self, request: &GetRequest, to: &mut dyn Write, progress: &dyn Progress) -> Result<GetReport> {
         get::get_stream(self, request, to, progress)
+    }
+
+    /// A ref that names what `reference` names without reading a chunk: for `RUN@latest-good`, which reads checkpoints whole
+    /// until one is sound, that one's id. The damaged ones before it are told by notices.
+    pub fn settle(&self, reference: &str, progress: &dyn Progress) -> Result<String> {
+        sound::settle(self, reference, progress).map(Cow::into_owned)
+    }
+
+    /// The checkpoint that a ref names; as [`Store::settle`], with nobody watching.
+    pub fn resolve(&self, reference: &str) -> Result<Entry> {
+        let reference = sound::settle(self, reference, &Quiet)?;
+        refs::resolve(&State::load(self.backend())?, &reference).cloned()
+    }
+
+    /// The newest sound checkpoint of the run of one that is damaged, if there is another. Reads at most `reads_max` of them
+    /// whole.
+    pub fn sound_alternative(
+        &self,
+        damaged: &Entry,
+        reads_max: usize,
+        progress: &dyn Progress,
+    ) -> Result<Option<Entry>> {
+        sound::alternative(self, damaged, reads_max, progress)
     }
 
     /// Drops checkpoints; gc frees their room.
@@ -86,8 +119,48 @@ impl Store {
         stats::stats(self, progress)
     }
 
+    /// Mends what is damaged of the store in `root`, which need not be one that opens.
+    pub fn repair(root: &Path, request: &RepairRequest, progress: &dyn Progress) -> Result<RepairReport> {
+        Self::repair_on(root, Arc::new(OsDisk), request, progress)
+    }
+
+    /// [`Store::repair`] with all changes of the disk going through `disk`.
+    pub fn repair_on(
+        root: &Path,
+        disk: Arc<dyn Disk>,
+        request: &RepairRequest,
+        progress: &dyn Progress,
+    ) -> Result<RepairReport> {
+        repair::repair(root, disk, request, progress)
+    }
+
     /// Reads everything back and checks it.
     pub fn verify(&self, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
         verify::verify(self, request, progress)
+    }
+
+    /// Looks into a directory and says what an import would take over.
+    pub fn plan_import(&self, request: &ImportRequest) -> Result<ImportPlan> {
+        import::plan(self, request)
+    }
+
+    /// Takes over what the plan says.
+    pub fn import(
+        &self,
+        plan: ImportPlan,
+        tell: &mut dyn FnMut(ImportEvent<'_>),
+        progress: &dyn Progress,
+    ) -> ImportReport {
+        import::import(self, plan, tell, progress)
+    }
+
+    /// Stores each checkpoint that appears in a directory, until told to stop.
+    pub fn watch(
+        &self,
+        request: &WatchRequest,
+        tell: &mut dyn FnMut(WatchEvent<'_>),
+        progress: &dyn Progress,
+    ) -> Result<WatchReport> {
+        import::watch::watch(self, request, tell, progress)
     }
 }

@@ -6,6 +6,7 @@ mod dtype;
 mod layout;
 mod safetensors;
 mod torch_zip;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::{fmt, io};
 
 pub use dtype::Dtype;
 pub use layout::{ElementHint, Layout, Placement, PlannedChunk, Range, lay_out};
+pub use whole::cut_short;
 
 /// Something whose bytes can be read at any offset. Never a mapping: a file that shrinks must give an error, not SIGBUS.
 pub trait Source: Sync {

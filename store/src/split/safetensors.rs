@@ -37,6 +37,22 @@ pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
     Ok(segments.map(|segments| Split { format: Format::Safetensors, segments }))
 }
 
+/// Whether the file ends before its header does, or before the last tensor that the header names.
+pub(super) fn is_cut_short(source: &dyn Source) -> io::Result<bool> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    let Some(data) = source.size().checked_sub(LENGTH_BYTES) else { return Ok(true) };
+    source.read_exact_at(&mut length, 0)?;
+    if u64::from_le_bytes(length) > data {
+        return Ok(true);
+    }
+    // A header that is none, or too long to be read, says nothing about the end.
+    let Some(len) = header_len(&length) else { return Ok(false) };
+    let mut header = vec![0; len as usize];
+    source.read_exact_at(&mut header, LENGTH_BYTES)?;
+    let end = parse(&header).and_then(|tensors| tensors.iter().map(|(_, info)| info.end).max());
+    Ok(end.is_some_and(|end| end > data - len))
+}
+
 fn header_len(head: &[u8]) -> Option<u64> {
     let length = head.first_chunk::<{ LENGTH_BYTES as usize }>()?;
     let len = u64::from_le_bytes(*length);

@@ -112,7 +112,8 @@ fn damage_is_exit_4_and_named() {
     assert!(error.ends_with(&format!("in pack {name}: its bytes are not those that were stored")), "{ran:?}");
     assert_eq!(
         hint,
-        "Hint: `ckpt verify` names all damage. Putting the same files again heals every checkpoint that shares them"
+        "Hint: `ckpt verify` names all damage. Putting the same files again heals every checkpoint that shares them, and \
+         so does `ckpt repair --from` a copy of the store"
     );
     assert!(!desk.path("back").exists());
 

@@ -19,6 +19,7 @@ use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, Extent, Manifest, Segment, Tensor};
 use crate::id::{ChunkId, PackId};
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
+use crate::ops::sound;
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
 use crate::session::Session;
@@ -66,7 +67,7 @@ const STREAM_BATCH: usize = 16;
 /// the file, if there is one, or the directory.
 pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &dyn Progress) -> Result<GetReport> {
     let started = Instant::now();
-    let opened = open(store, request)?;
+    let opened = open(store, request, progress)?;
     let chosen = choose(&opened, request)?;
     let (target, shape) = aim(&opened.manifest, request, &chosen, destination)?;
     let restore = Restore::begin(&opened.manifest, &chosen, shape, &target, request.force)?;
@@ -118,7 +119,7 @@ pub fn get_stream(
     progress: &dyn Progress,
 ) -> Result<GetReport> {
     let started = Instant::now();
-    let opened = open(store, request)?;
+    let opened = open(store, request, progress)?;
     let mut chosen = choose(&opened, request)?;
     chosen.retain(|file| is_file(&opened.manifest, *file));
     let [file] = chosen[..] else {
@@ -173,7 +174,7 @@ pub fn get_stream(
     Ok(GetReport { entry: opened.entry, path: None, files: 1, bytes: size, seconds: started.elapsed().as_secs_f64() })
 }
 
-fn open(store: &Store, request: &GetRequest) -> Result<Opened> {
+fn open(store: &Store, request: &GetRequest, progress: &dyn Progress) -> Result<Opened> {
     // The session and its pin come before HEAD is read for good, so that gc either sees the pin or this get sees that the
     // checkpoint is gone.
     let session = match Session::register(store.root(), "get") {
@@ -182,7 +183,8 @@ fn open(store: &Store, request: &GetRequest) -> Result<Opened> {
         Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => None,
         Err(error) => return Err(error),
     };
-    let entry = refs::resolve(&State::load(store.backend())?, &request.reference)?.clone();
+    let reference = sound::settle(store, &request.reference, progress)?;
+    let entry = refs::resolve(&State::load(store.backend())?, &reference)?.clone();
     if let Some(session) = &session {
         session.pin(entry.id)?;
     }

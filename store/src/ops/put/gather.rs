@@ -56,7 +56,7 @@ pub struct SourceFile {
 
 /// What changes when a file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+pub struct Identity {
     device: u64,
     inode: u64,
     size: u64,
@@ -192,7 +192,8 @@ fn similar(path: &Path, beside: impl Iterator<Item = PathBuf>) -> Vec<String> {
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Self {
+    /// That of the file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -210,6 +211,11 @@ impl Member {
 }
 
 impl SourceFile {
+    /// What it was when it was opened.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Turns an error of reading it into one that says when the file shrank.
     pub fn read_error(&self, error: io::Error) -> Error {
         match error.kind() {

@@ -2,7 +2,7 @@
 //! source, never removes anything that it has published, and drops no checkpoint that no policy drops.
 
 mod chunks;
-mod gather;
+pub(in crate::ops) mod gather;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,149 @@
+//! Makes the corpora that the targets begin with, in `corpus/TARGET/`: from the golden store and from small made files. Never
+//! touches anything else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ckpt_fuzz::codec::{Codec, Encoder, Hint};
+use ckpt_fuzz::split::Dtype;
+
+fn main() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let golden = fuzz.join("../tests/golden/v1/store");
+    let mut seeds = Seeds { root: fuzz.join("corpus"), count: 0 };
+
+    let (head, format) = (read(&golden.join("HEAD")), read(&golden.join("FORMAT")));
+    seeds.add("head", body_of(&head));
+    seeds.add("head", &head);
+    seeds.add("format", body_of(&format));
+    seeds.add("format", &format);
+    for (target, folder) in [("manifest", "checkpoints"), ("catalog", "catalog")] {
+        for path in files(&golden.join(folder)) {
+            let stored = read(&path);
+            seeds.add("envelope", &stored[..stored.len() - 32]);
+            let raw_len = u64::from_le_bytes(stored[48..56].try_into().expect("8 bytes"));
+            let payload = &stored[56..stored.len() - 32];
+            let raw = zstd::bulk::decompress(payload, raw_len as usize).expect("a golden object unpacks");
+            // The targets give everything one id.
+            let id = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let mine = ckpt_fuzz::CheckpointId::from_bytes(ckpt_fuzz::ID).to_string();
+            seeds.add(target, &replaced(&raw, id.as_bytes(), mine.as_bytes()));
+            if target == "catalog" {
+                seeds.add("head", &[body_of(&head), b"\0", &raw].concat());
+            }
+        }
+    }
+    for folder in folders(&golden.join("packs")) {
+        for path in files(&folder) {
+            let pack = read(&path);
+            seeds.add("pack", &pack);
+            for at in (0..pack.len().saturating_sub(64)).step_by(64).filter(|at| pack[*at..].starts_with(b"CKRC")) {
+                seeds.add("record", &[&(at as u32).to_le_bytes()[..], &pack[at..at + 64]].concat());
+            }
+        }
+    }
+    let pin = ckpt_fuzz::CheckpointId::from_bytes([7; 16]);
+    seeds.add("session", format!("{{\"session\":{{\"what\":\"get\",\"pid\":1}}}}\n{{\"pin\":\"{pin}\"}}\n").as_bytes());
+    for text in ["a/b@1", "a/b@latest", "a/b@best", "a/b@best:val_loss:min", "a/b@good", "ü", &pin.to_string(), "@", "a/b@"] {
+        seeds.add("refs", text.as_bytes());
+    }
+
+    let floats: Vec<u8> = (0..4096_u32).flat_map(|nr| (nr as f32).sin().to_le_bytes()).collect();
+    let text = b"def forward(self, x): return self.linear(x)\n".repeat(40);
+    let mut encoder = Encoder::new();
+    let all = [Hint::Unknown, Hint::Text, Hint::Dtype(Dtype::F32), Hint::Dtype(Dtype::BF16), Hint::Dtype(Dtype::I64)];
+    for (nr, raw) in [&floats[..], &text, &[7; 3000], &floats[..100]].into_iter().enumerate() {
+        for (hint_nr, hint) in (0..).zip(all) {
+            let (codec, stored) = encoder.encode(raw, hint);
+            let len = (raw.len() as u32).to_le_bytes();
+            let front = [codec as u8, len[0], len[1], len[2]];
+            seeds.add("decode", &[&front[..], stored].concat());
+            assert!(codec != Codec::Raw || stored.len() == raw.len());
+            seeds.add("encode", &[&[hint_nr, nr as u8], raw].concat());
+        }
+    }
+    let header = br#"{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},"b":{"dtype":"BF16","shape":[8],"data_offsets":[32,48]},"__metadata__":{"format":"pt"}}"#;
+    seeds.add("split_safetensors", &[&header[..], b"\0", &[1; 48]].concat());
+    seeds.add("split_safetensors", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
+    seeds.add("split_safetensors", header);
+    let zip = zip(&[("m/data.pkl", b"\x80\x02}."), ("m/data/0", &floats[..900]), ("m/version", b"3\n")]);
+    seeds.add("split_torch_zip", &zip);
+    seeds.add("split_torch_zip", &zip.repeat(2));
+    seeds.add("split_torch_zip", &zip64(&zip));
+    seeds.add("split_cdc", &[&[3], &text[..]].concat());
+    seeds.add("split_cdc", &[&[255], &floats[..2000]].concat());
+    println!("{} seeds in {}", seeds.count, seeds.root.display());
+}
+
+struct Seeds {
+    root: PathBuf,
+    count: usize,
+}
+
+impl Seeds {
+    fn add(&mut self, target: &str, bytes: &[u8]) {
+        let folder = self.root.join(target);
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        let name = &blake3::hash(bytes).to_hex()[..16];
+        fs::write(folder.join(format!("seed-{name}")), bytes).expect("a seed can be written");
+        self.count += 1;
+    }
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("a golden file can be read")
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).expect("a golden folder").map(|entry| entry.expect("it can be listed").path()).collect()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    entries(folder).into_iter().filter(|path| path.is_file()).collect()
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    entries(folder).into_iter().filter(|path| path.is_dir()).collect()
+}
+
+/// The inner object of FORMAT or HEAD.
+fn body_of(stored: &[u8]) -> &[u8] {
+    let begins = stored.iter().skip(1).position(|byte| *byte == b'{').expect("an inner object") + 1;
+    &stored[begins..stored.len() - 2]
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+    bytes
+}
+
+/// A stored zip as `torch.save` writes it.
+fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in entries {
+        let (size, at) = ((bytes.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
+        let name_len = (name.len() as u16).to_le_bytes();
+        let common = [&[20, 0, 0, 0][..], &[0; 10], &size, &size, &name_len, &[0, 0]].concat();
+        file.extend([&b"PK\x03\x04"[..], &common, name.as_bytes(), bytes].concat());
+        directory.extend([&b"PK\x01\x02\x14\x00"[..], &common, &[0; 10], &at, name.as_bytes()].concat());
+    }
+    let count = (entries.len() as u16).to_le_bytes();
+    let (len, at) = ((directory.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
+    let end = [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &len, &at, &[0, 0]].concat();
+    [file, directory, end].concat()
+}
+
+/// The same with a zip64 end record.
+fn zip64(zip: &[u8]) -> Vec<u8> {
+    let end = zip.len() - 22;
+    let number = |at: usize| u64::from(u32::from_le_bytes(zip[at..at + 4].try_into().expect("4 bytes")));
+    let (size, begins) = (number(end + 12), number(end + 16));
+    let numbers = [3, 3, size, begins].map(u64::to_le_bytes).concat();
+    let mut file = zip[..end].to_vec();
+    file.extend([&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), &[45, 0, 45, 0], &[0; 8], &numbers].concat());
+    file.extend([&b"PK\x06\x07"[..], &[0; 4], &(end as u64).to_le_bytes(), &[1, 0, 0, 0]].concat());
+    file.extend([&b"PK\x05\x06\0\0\0\0"[..], &[0xFF; 12], &[0, 0]].concat());
+    file
+}

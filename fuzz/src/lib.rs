@@ -1,0 +1,169 @@
+//! The library's rooms below the index, compiled a second time by path so that no RocksDB is involved, and what the fuzz
+//! targets share. Never a copy of the code: what is fuzzed is what runs.
+
+#![allow(dead_code, missing_docs, unused_imports, reason = "the targets use a part of each room")]
+
+use std::collections::HashSet;
+use std::io;
+
+#[path = "../../store/src/backend/mod.rs"]
+pub mod backend;
+#[path = "../../store/src/catalog/mod.rs"]
+pub mod catalog;
+#[path = "../../store/src/codec/mod.rs"]
+pub mod codec;
+#[path = "../../store/src/error.rs"]
+pub mod error;
+#[path = "../../store/src/format/mod.rs"]
+pub mod format;
+#[path = "../../store/src/id.rs"]
+pub mod id;
+#[path = "../../store/src/limits.rs"]
+pub mod limits;
+#[path = "../../store/src/packs.rs"]
+pub mod packs;
+#[path = "../../store/src/progress.rs"]
+pub mod progress;
+#[path = "../../store/src/session.rs"]
+pub mod session;
+#[path = "../../store/src/split/mod.rs"]
+pub mod split;
+
+// The names by which the rooms know each other, as in the library's lib.rs.
+pub use error::{Damage, Error, Result, Thing};
+pub use format::catalog::Entry;
+pub use format::manifest::{Content, File, Manifest, Segment, Tensor};
+pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, StoreId};
+pub use progress::{Notice, Progress, Quiet, Stage};
+
+use backend::{Backend, Family, Key, NewObject, Object};
+use split::Source;
+
+/// The id that everything fuzzed has: 16 bytes of 1.
+pub const ID: [u8; 16] = [1; 16];
+
+/// Bytes as a file that is stored.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Bytes<'_> {
+    fn range(&self, len: usize, offset: u64) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.0.get(start..start.checked_add(len)?)
+    }
+}
+
+impl Source for Bytes<'_> {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.copy_from_slice(self.range(buf.len(), offset).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+impl Object for Bytes<'_> {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Source::read_exact_at(self, buf, offset).map_err(|error| Error::io("read", "memory".as_ref(), error))
+    }
+}
+
+/// A store that has a HEAD and a catalog, and takes nothing.
+pub struct HeadOnly {
+    pub head: Vec<u8>,
+    pub catalog: Vec<u8>,
+}
+
+struct Owned(Vec<u8>);
+
+impl Object for Owned {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Object::read_exact_at(&Bytes(&self.0), buf, offset)
+    }
+}
+
+impl Backend for HeadOnly {
+    fn open(&self, key: Key) -> Result<Option<Box<dyn Object>>> {
+        Ok(match key {
+            Key::Head => Some(Box::new(Owned(self.head.clone()))),
+            Key::Catalog(_) => Some(Box::new(Owned(self.catalog.clone()))),
+            _ => None,
+        })
+    }
+    fn create(&self, _: Key, _: &str) -> Result<Box<dyn NewObject>> {
+        Err(Error::Interrupted)
+    }
+    fn swap_head(&self, _: &[u8], _: &[u8]) -> Result<bool> {
+        Ok(false)
+    }
+    fn list(&self, _: Family) -> Result<Vec<(Key, u64)>> {
+        Ok(Vec::new())
+    }
+    fn make_durable(&self, _: Key) -> Result<()> {
+        Ok(())
+    }
+    fn delete(&self, _: Key) -> Result<()> {
+        Ok(())
+    }
+    fn sweep_unpublished(&self, _: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+/// An object of JSON with the hash that it should have, as FORMAT and HEAD are.
+pub fn hashed_json(name: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{{\"blake3\":\"{}\",\"{name}\":", blake3::hash(body).to_hex()).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes.extend_from_slice(b"}\n");
+    bytes
+}
+
+/// An envelope around a payload as it is once unpacked, with the right id and hash.
+pub fn sealed(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_vec();
+    bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&ID);
+    bytes.extend_from_slice(&ID);
+    bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&zstd::bulk::compress(payload, 1).unwrap_or_default());
+    rehashed(bytes)
+}
+
+/// Adds the BLAKE3 that an envelope ends with.
+pub fn rehashed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let check = blake3::hash(&bytes);
+    bytes.extend_from_slice(check.as_bytes());
+    bytes
+}
+
+/// Splits and lays out a file; whatever its bytes are, segments tile it and every byte has one place.
+pub fn split_and_lay_out(file: &[u8]) -> split::Split {
+    let source = Bytes(file);
+    let split = split::split(&source).expect("memory can be read");
+    assert!(split::check_tiling(file.len() as u64, &split.segments), "segments tile the file: {split:?}");
+    let layout = split::lay_out(&[(&source, &split)]).expect("memory can be read");
+    let mut covered = vec![0_u8; file.len()];
+    let mut cover = |range: &split::Range| {
+        let start = usize::try_from(range.offset).expect("it is in the file");
+        covered[start..start + range.len as usize].iter_mut().for_each(|count| *count += 1);
+    };
+    layout.inline.iter().for_each(&mut cover);
+    for (at, chunk) in layout.chunks.iter().enumerate() {
+        let ranges = layout.ranges(at);
+        let total: u64 = ranges.iter().map(|range| u64::from(range.len)).sum();
+        assert_eq!(total, u64::from(chunk.len), "the ranges of chunk {at} are its length");
+        assert!(total > 0 && total <= limits::CHUNK_BYTES_MAX as u64, "chunk {at} has {total} bytes");
+        ranges.iter().for_each(&mut cover);
+    }
+    assert!(covered.iter().all(|count| *count == 1), "every byte has one place");
+    split
+}
