@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use ckpt_tests::gate::wait_until;
-use ckpt_tests::lab::{Lab, leftovers, names, noise, tree};
+use ckpt_tests::lab::{Lab, leftovers, names, noise, safetensors, tree};
 use ckpt_tests::mounts::{free_bytes, make_read_only, mount_small, mount_with, with_mounts};
 use ckpt_tests::run::{Ran, run};
 use rustix::process::Signal;
@@ -66,6 +66,27 @@ fn a_put_that_does_not_fit_is_refused_before_it_writes() {
         let kept_again = kept.clone();
         let expected = [("r@1", kept), ("r@2", kept_again), ("r@3", text.into_bytes())];
         assert_sound(lab, &expected.map(|(reference, bytes)| (reference.to_owned(), bytes)).into());
+    });
+}
+
+/// More chunks than are looked up at once: what repeats between two batches is counted and stored once.
+#[test]
+fn a_large_put_is_checked_as_a_whole() {
+    on_small_disk(16 << 20, |lab, kept| {
+        let of = |distinct: u64| {
+            let contents: Vec<Vec<u8>> = (0..distinct).map(|seed| noise(seed + 100, 32 << 10)).collect();
+            let names: Vec<String> = (0..4200).map(|nr| format!("{nr}")).collect();
+            let content = |nr: usize| &contents[nr % contents.len()][..];
+            let tensors: Vec<_> = names.iter().enumerate().map(|(nr, name)| (&**name, "F32", content(nr))).collect();
+            safetensors(&tensors)
+        };
+        let before = stored(lab);
+        let refused = put(lab, &lab.write("all.safetensors", &of(4200)), "2", &[]).expect(5);
+        refused.says("no room left for r@2: it needs about 139.").says("nothing was changed");
+        assert_eq!(stored(lab), before);
+        let repeating = of(300);
+        put(lab, &lab.write("repeating.safetensors", &repeating), "2", &[]).expect(0);
+        assert_sound(lab, &BTreeMap::from([("r@1".to_owned(), kept), ("r@2".to_owned(), repeating)]));
     });
 }
 
