@@ -65,6 +65,7 @@ impl Progress for Bar {
             Stage::Read => ("restoring", false),
             Stage::Verify => ("verifying", false),
             Stage::Mark => ("marking", true),
+            Stage::Copy => ("rewriting", false),
             Stage::Index => ("indexing", true),
             _ => ("working", true),
         };

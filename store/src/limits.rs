@@ -124,3 +124,23 @@ pub const FILES_MAX: usize = 10_000_000;
 
 /// How often a commit that lost the race for HEAD tries again before it reports the store as busy.
 pub const COMMIT_ATTEMPTS_MAX: usize = 1000;
+
+/// A pack of which more than this many sixteenths of the payload are dead is rewritten. At half, the copy costs as much as it
+/// frees; below, a store would be copied again and again for little.
+pub const REPACK_DEAD_IN_16: u64 = 8;
+
+/// The most bytes that one gc copies: some 20 seconds of a slow disk. What is left is for the next one.
+pub const REPACK_BYTES_MAX: u64 = 8_000_000_000;
+
+/// Room that gc leaves on the disk while it copies, for HEAD, the index and whoever else writes.
+pub const REPACK_ROOM_SPARE_BYTES: u64 = 4 << 20;
+
+/// Packs below this many bytes count as small: a sixteenth of a full one.
+pub const SMALL_PACK_BYTES: u64 = PACK_BYTES_TARGET / 16;
+
+/// With more small packs than this, gc merges them. Each pack costs an open file for whoever reads it and a look at its
+/// trailer for each gc; fewer are not worth a copy.
+pub const SMALL_PACKS_MAX: usize = 64;
+
+/// Packs that gc deletes at once: they are listed in HEAD meanwhile, 40 bytes each.
+pub const DELETE_PACKS_MAX: usize = 1024;

@@ -43,6 +43,35 @@ struct OpenPack {
     lines: Vec<Line>,
 }
 
+/// Tells how many bytes a [`PackWriter`] will have written, from the lengths of what it gets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sizer {
+    sealed: u64,
+    end: u64,
+    records: usize,
+}
+
+impl Sizer {
+    /// After one more chunk.
+    pub fn with(mut self, line: &Line) -> Self {
+        let end = if self.records == 0 { HEADER_BYTES as u64 } else { self.end };
+        self.end = pack::record_place(end, line.codec, line.stored_len as usize).1 + u64::from(line.stored_len);
+        self.records += 1;
+        if is_full(self.end, self.records) { Self { sealed: self.bytes(), ..Self::default() } } else { self }
+    }
+
+    /// Bytes of all packs, once they are sealed.
+    pub fn bytes(self) -> u64 {
+        let open = if self.records == 0 { 0 } else { pack::pack_bytes(self.end, self.records) };
+        self.sealed + open
+    }
+}
+
+/// Whether a pack takes no more.
+fn is_full(end: u64, records: usize) -> bool {
+    end >= PACK_BYTES_TARGET || records >= PACK_RECORDS_MAX
+}
+
 /// Writes chunks into packs of one session, sealing each in the background once it is full.
 pub struct PackWriter<'a> {
     backend: &'a dyn Backend,
@@ -82,7 +111,7 @@ impl<'a> PackWriter<'a> {
         open.end = offset + stored.len() as u64;
         open.lines.push(line);
         let pack = open.id;
-        if open.end >= PACK_BYTES_TARGET || open.lines.len() >= PACK_RECORDS_MAX {
+        if is_full(open.end, open.lines.len()) {
             self.seal(open)?;
         } else {
             self.open = Some(open);

@@ -14,6 +14,8 @@ pub enum Stage {
     Verify,
     /// Finding out what is in use.
     Mark,
+    /// Copying what is in use out of packs that are mostly dead.
+    Copy,
     /// Rebuilding the index from the packs.
     Index,
 }

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import peers
 from context import HERE, Context
@@ -19,6 +20,11 @@ SIX_SCALE = 0.25  # files of 0.75 GB
 ANONYMOUS_BYTES_MAX = 400e6
 BEYOND_HASHING_SECONDS_MAX = 0.060
 LS_SECONDS_MAX = 0.3
+# In a store of ten thousand checkpoints that name 2,500 chunks each, of so many distinct ones.
+SCALES = {"10^5": 100_000, "10^6": 1_000_000, "10^7": 10_000_000}
+SCALE_SECONDS_MAX = 30.0
+SCALE_ANONYMOUS_BYTES_MAX = 300e6
+MANY_LS_SECONDS_MAX = 1.0
 # What the float codec is to reach: stored / raw at most, GB/s in and out at least.
 CODEC_GOALS = {"f32": (0.833, 2.3, 5.0), "bf16": (0.664, 2.1, 4.0)}
 
@@ -202,6 +208,40 @@ def ls(bench: Context) -> Result:
     return Result("ls", "Listing 10,000 checkpoints", method, rows)
 
 
+def scale(bench: Context) -> Result:
+    """gc, df and ls as a store grows to ten million chunks, and ls of a hundred thousand checkpoints."""
+    folder, rows = bench.folder("scale"), []
+    for words, chunks in SCALES.items():
+        store = synthetic_store(bench, folder, chunks, 10_000, 2_500)
+        for name, arguments in (("gc --dry-run", ["gc", "--dry-run"]), ("df", ["df"])):
+            command = peers.ckpt_any(bench.ckpt, store, arguments)
+            command.run(0)  # reads what is not in the page cache
+            taken, peak = median([command.run(1), command.run(2), command.run(3)]), command.peak_anonymous_bytes(4)
+            met = taken <= SCALE_SECONDS_MAX and peak <= SCALE_ANONYMOUS_BYTES_MAX
+            figures = f"{duration(taken)}, {size(peak)}"
+            rows.append(Row(f"`ckpt {name}`, {words} chunks", figures, goal="at most 30 s and 300 MB", met=met))
+        shutil.rmtree(store)
+    store = synthetic_store(bench, folder, 100_000, 100_000, 10)
+    for words, more in (("`ckpt ls`", []), ("`ckpt ls RUN`", ["run-0"])):
+        taken = alternate([peers.ckpt_ls(bench.ckpt, store, words, more)], bench.runs)[words]
+        met = taken <= MANY_LS_SECONDS_MAX
+        rows.append(Row(f"{words}, 100,000 checkpoints", duration(taken), goal="at most 1 s", met=met))
+    method = (
+        "Whole process and peak anonymous memory, in stores of 10,000 checkpoints that name 2,500 chunks each, shared "
+        "with those before them; chunks of eight bytes, in packs of 131,072. The run of `ls` has 10,000 checkpoints."
+    )
+    return Result("scale", "A store of ten million chunks", method, rows)
+
+
+def synthetic_store(bench: Context, folder: Path, chunks: int, checkpoints: int, each: int) -> Path:
+    """Makes a store of so many chunks and checkpoints on disk."""
+    say(f"making a store of {chunks} chunks and {checkpoints} checkpoints")
+    store = folder / f"{chunks}-{checkpoints}"
+    output(bench.example("synthetic_store"), store, *(str(number) for number in (chunks, checkpoints, each)))
+    os.sync()
+    return store
+
+
 def filled_store(bench: Context, folder: Path, what: str, count: str) -> Path:
     """Makes a store with many chunks or checkpoints on disk. Filled in memory, where its many puts wait for no disk."""
     say(f"filling a store: {what} {count}")
@@ -237,5 +277,5 @@ def smaller(what: str, ours: int, theirs: int) -> Row:
 
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
-    function.__name__: function for function in (put_repeat, frozen, codec, get, memory, million, ls)
+    function.__name__: function for function in (put_repeat, frozen, codec, get, memory, million, ls, scale)
 }

@@ -30,6 +30,10 @@ def ckpt_get(binary: Path, store: Path, ref: str, to: Path) -> Command:
     return Command("ckpt get", lambda _n: [str(binary), "get", ref, str(to)], {"CKPT_STORE": str(store)}, removing(to))
 
 
+def ckpt_any(ckpt: Path, store: Path, arguments: list[str]) -> Command:
+    return Command(f"ckpt {' '.join(arguments)}", lambda _run: [str(ckpt), *arguments], {"CKPT_STORE": str(store)})
+
+
 def ckpt_ls(binary: Path, store: Path, name: str, more: list[str]) -> Command:
     return Command(name, lambda _n: [str(binary), "ls", *more], {"CKPT_STORE": str(store)})
 

@@ -90,6 +90,16 @@ const GC: Operation = Operation {
     run: |store, _| store.gc(&keep_last(1), &Quiet).map(drop),
 };
 
+/// Of the first checkpoint's pack a third is needed: it is copied and the pack deleted.
+const GC_REWRITING: Operation = Operation {
+    prepare: |world, store| {
+        world.put_tree(store, "a", 1, &tensors(&[1, 2, 3]));
+        world.put_tree(store, "a", 2, &tensors(&[1, 9]));
+    },
+    request: |_| PutRequest::default(),
+    run: |store, _| store.gc(&keep_last(1), &Quiet).map(drop),
+};
+
 const RM: Operation = Operation {
     prepare: three,
     request: |_| PutRequest::default(),
@@ -158,6 +168,11 @@ fn a_put_that_folds_the_catalog_is_done_or_not() {
 #[test]
 fn a_gc_is_done_or_not() {
     cut_everywhere(&GC);
+}
+
+#[test]
+fn a_gc_that_rewrites_is_done_or_not() {
+    cut_everywhere(&GC_REWRITING);
 }
 
 #[test]
@@ -347,6 +362,11 @@ fn a_gc_survives_every_failing_call() {
 fn a_policy_survives_every_failing_call() {
     fail_everywhere(&POLICY);
     fail_everywhere(&POLICY_RM);
+}
+
+#[test]
+fn a_gc_that_rewrites_survives_every_failing_call() {
+    fail_everywhere(&GC_REWRITING);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod import;
 mod model;
 mod processes;
 mod protocol;
+mod repack;
 mod tidy;
 mod watch;
 mod writers;

@@ -1,6 +1,4 @@
-//! `ckpt rm`, `ckpt gc` and `ckpt df`: what goes, and what room there is.
-
-use std::collections::BTreeMap;
+//! `ckpt rm` and `ckpt gc`: what goes. Never decides which: rules do.
 
 use ckpt_store::{Best, GcRequest, Reason, Rules, Verdict, mode_of, name_of};
 use serde::Serialize;
@@ -17,7 +15,10 @@ struct GcJson {
     kept: Vec<VerdictJson>,
     freed_bytes: u64,
     packs_deleted: u64,
+    packs_rewritten: u64,
+    copied_bytes: u64,
     packs_unreadable: Vec<String>,
+    packs_damaged: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -26,27 +27,6 @@ struct VerdictJson {
     checkpoint: CheckpointJson,
     reasons: Vec<String>,
     policy: Option<String>,
-}
-
-#[derive(Serialize)]
-struct DfJson {
-    store: String,
-    logical_bytes: u64,
-    stored_bytes: u64,
-    reclaimable_bytes: u64,
-    free_bytes: u64,
-    checkpoints: u64,
-    growth_bytes: Option<u64>,
-    fit_more: Option<u64>,
-    per_run: BTreeMap<String, RunJson>,
-}
-
-#[derive(Serialize)]
-struct RunJson {
-    checkpoints: u64,
-    logical_bytes: u64,
-    added_bytes: u64,
-    written_bytes: u64,
 }
 
 pub fn rm(context: &Context, args: &Rm) -> Result<(), Failure> {
@@ -77,7 +57,10 @@ pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
             kept: kept.into_iter().map(verdict_json).collect(),
             freed_bytes: report.freed_bytes,
             packs_deleted: report.packs_deleted,
+            packs_rewritten: report.packs_rewritten,
+            copied_bytes: report.copied_bytes,
             packs_unreadable: report.packs_unreadable.iter().map(ToString::to_string).collect(),
+            packs_damaged: report.packs_damaged.iter().map(ToString::to_string).collect(),
         });
     }
     // A plan shows everything; what was done is said of those that are gone.
@@ -91,6 +74,15 @@ pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
         report.verdicts.len(),
         size(report.freed_bytes)
     );
+    if report.packs_rewritten > 0 {
+        let (verb, noun) = (if request.dry_run { "would rewrite" } else { "rewrote" }, "mostly unused or small packs");
+        text += &format!("{verb} {} {noun}, copying {}\n", report.packs_rewritten, size(report.copied_bytes));
+    }
+    for pack in &report.packs_damaged {
+        eprintln!(
+            "Note: pack {pack} holds a damaged chunk that is needed and was left alone; `ckpt verify` says what needs it"
+        );
+    }
     for pack in &report.packs_unreadable {
         eprintln!("Note: pack {pack} can't be read and was left alone; `ckpt verify` says what needs it");
     }
@@ -163,69 +155,4 @@ fn verdict_json(verdict: &Verdict) -> VerdictJson {
         reasons: reasons(verdict),
         policy: verdict.policy.clone(),
     }
-}
-
-pub fn df(context: &Context) -> Result<(), Failure> {
-    let store = context.open()?;
-    let bar = context.bar();
-    let stats = store.stats(&bar)?;
-    drop(bar);
-    let fit_more = stats.growth_bytes.filter(|growth| *growth > 0).map(|growth| stats.free_bytes / growth);
-    if context.json {
-        let per_run = stats.runs.into_iter().map(|(name, run)| {
-            let ckpt_store::RunStats { checkpoints, logical_bytes, added_bytes, written_bytes } = run;
-            (name, RunJson { checkpoints, logical_bytes, added_bytes, written_bytes })
-        });
-        return print_json(&DfJson {
-            store: store.root().display().to_string(),
-            logical_bytes: stats.logical_bytes,
-            stored_bytes: stats.stored_bytes,
-            reclaimable_bytes: stats.reclaimable_bytes,
-            free_bytes: stats.free_bytes,
-            checkpoints: stats.checkpoints,
-            growth_bytes: stats.growth_bytes,
-            fit_more,
-            per_run: per_run.collect(),
-        });
-    }
-    let row = |(name, run): (&String, &ckpt_store::RunStats)| {
-        vec![
-            name.clone(),
-            run.checkpoints.to_string(),
-            size(run.logical_bytes),
-            size(run.added_bytes),
-            size(run.written_bytes),
-        ]
-    };
-    let right = ["CHECKPOINTS", "SIZE", "ADDED", "WRITTEN"];
-    let mut text = String::new();
-    if !stats.runs.is_empty() {
-        text +=
-            &table(&["RUN", "CHECKPOINTS", "SIZE", "ADDED", "WRITTEN"], &right, stats.runs.iter().map(row).collect());
-        text += "\n";
-    }
-    let ratio = if stats.stored_bytes > 0 && stats.logical_bytes > stats.stored_bytes {
-        format!(", {:.1}x smaller", stats.logical_bytes as f64 / stats.stored_bytes as f64)
-    } else {
-        String::new()
-    };
-    let noun = if stats.checkpoints == 1 { "checkpoint" } else { "checkpoints" };
-    text += &format!(
-        "{} {noun} of {} in {}{ratio}\n",
-        stats.checkpoints,
-        size(stats.logical_bytes),
-        size(stats.stored_bytes)
-    );
-    let growth = match (stats.growth_bytes, fit_more) {
-        (Some(growth), Some(more)) => {
-            format!("; {} for each of the last checkpoints, so about {more} more fit", size(growth))
-        }
-        (Some(_), None) => "; the last checkpoints wrote nothing new".into(),
-        (None, _) => String::new(),
-    };
-    text += &format!("{} free on this disk{growth}\n", size(stats.free_bytes));
-    if stats.reclaimable_bytes > 0 {
-        text += &format!("`ckpt gc` would free {}\n", size(stats.reclaimable_bytes));
-    }
-    print(&text)
 }

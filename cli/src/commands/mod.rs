@@ -1,6 +1,7 @@
 //! One file for each group of commands. Each reads its arguments, calls one verb of the library and prints the answer.
 
 mod collect;
+mod df;
 mod get;
 mod import;
 mod list;
@@ -57,7 +58,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Policy(args) => policy::run(&context, args)?,
         Command::Gc(args) => collect::gc(&context, args)?,
-        Command::Df => collect::df(&context)?,
+        Command::Df => df::run(&context)?,
         Command::Verify(args) => return verify::run(&context, args),
         Command::Repair(args) => return repair::run(&context, &args),
         Command::Import(args) => return import::run(&context, args),

@@ -211,7 +211,7 @@ impl Backend for LocalBackend {
         }
     }
 
-    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
+    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>, sweep: bool) -> Result<u64> {
         let tmp = self.root.join(TMP);
         let mut listed = Vec::new();
         list_folder(&tmp, &mut |name, size| listed.push((name.to_owned(), size)))?;
@@ -221,7 +221,9 @@ impl Backend for LocalBackend {
             let owner = name.split('.').next().unwrap_or(&name);
             // HEAD's own file belongs to whoever holds HEAD's lock, who also clears away a stale one.
             if owner != Key::Head.to_string() && !live.contains(owner) {
-                remove(&*self.disk, &tmp.join(&name))?;
+                if sweep {
+                    remove(&*self.disk, &tmp.join(&name))?;
+                }
                 freed += size;
             }
         }

@@ -83,10 +83,10 @@ pub trait Backend: Send + Sync {
     fn delete(&self, key: Key) -> Result<()>;
     /// Makes the name of an object durable that somebody else may have published only just now.
     fn make_durable(&self, key: Key) -> Result<()>;
-    /// Removes what `create` left behind for owners that are not among those that `live` gives; answers the bytes that came
-    /// free. `live` is asked after the leftovers were listed: an owner that began before then and is not live any more
+    /// Removes what `create` left behind for owners that are not among those that `live` gives, if `remove` is set; answers
+    /// the bytes of that. `live` is asked after the leftovers were listed: an owner that began before then and is not live any more
     /// never comes back for them, and one that began later has nothing on the list.
-    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64>;
+    fn sweep_unpublished(&self, live: &dyn Fn() -> Result<HashSet<String>>, remove: bool) -> Result<u64>;
 }
 
 /// Reads a whole object of at most `bytes_max` bytes; none when there is no such object.

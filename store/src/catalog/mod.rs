@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{Catalog, Change, Entry, Policy};
 use crate::format::head::Head;
 use crate::id::{CatalogId, CheckpointId, SessionId};
-use crate::limits::{COMMIT_ATTEMPTS_MAX, HEAD_BYTES_MAX, HEAD_ENTRIES_MAX, OBJECT_BYTES_MAX};
+use crate::limits::{COMMIT_ATTEMPTS_MAX, HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
 
 /// How often reading starts again because a catalog was replaced and deleted meanwhile.
 const READ_ATTEMPTS_MAX: usize = 100;
@@ -100,11 +100,12 @@ pub fn commit<T>(
         draft.head.nonce = ulid::Ulid::generate().to_string();
         let answer = plan(&state, &mut draft)?;
         let Draft { mut head, changes } = draft;
-        if changes.is_empty() && head.condemned == state.head.condemned && head.deleting == state.head.deleting {
+        let lists = |head: &Head| (head.packs_seq, head.condemned.clone(), head.deleting.clone());
+        if changes.is_empty() && lists(&head) == lists(&state.head) {
             return Ok(answer);
         }
         let mut written = None;
-        if head.changes.len() + changes.len() > HEAD_ENTRIES_MAX {
+        if head.folds(changes.len()) {
             let mut catalog = Catalog { entries: state.entries, policies: state.policies };
             apply(&mut catalog, &changes);
             let id = CatalogId::generate();

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::catalog::Change;
 use super::{FormatError, VERSION};
 use crate::id::{CatalogId, PackId, StoreId};
+use crate::limits::HEAD_ENTRIES_MAX;
 
 /// What FORMAT says of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +95,11 @@ impl Head {
     /// The stored bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         write("head", self)
+    }
+
+    /// Whether so many changes more have to be folded into a new catalog.
+    pub fn folds(&self, changes: usize) -> bool {
+        self.changes.len() + changes > HEAD_ENTRIES_MAX
     }
 
     /// Reads HEAD.

@@ -110,6 +110,11 @@ pub fn trailer_start(end: u64) -> u64 {
     end.next_multiple_of(ALIGN)
 }
 
+/// The bytes of a pack of so many records whose last payload ends at `end`.
+pub fn pack_bytes(end: u64, records: usize) -> u64 {
+    trailer_start(end) + (records * LINE_BYTES + FOOTER_BYTES) as u64
+}
+
 /// The header of the record of `line`.
 pub fn record_to_bytes(line: &Line) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];

@@ -84,8 +84,9 @@ impl Index {
         })
     }
 
-    /// Removes every entry that points into one of `packs`, whose records are given.
-    pub fn forget(&self, gone: &[(PackId, Vec<Line>)]) -> Result<()> {
+    /// Removes every entry that points into one of the packs that are going, whose records are given; a chunk that has
+    /// another place from now on gets that.
+    pub fn forget(&self, gone: &[(PackId, Vec<Line>)], moved: &HashMap<ChunkId, Place>) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
@@ -94,7 +95,7 @@ impl Index {
             for (pack, lines) in gone {
                 batch.delete(pack_key(*pack));
                 batch.delete(verified_key(*pack));
-                remove_places(db, &mut batch, lines.iter().map(|line| (line.id, *pack)))?;
+                remove_places(db, &mut batch, lines.iter().map(|line| (line.id, *pack)), moved)?;
             }
             Ok(batch)
         })
@@ -107,7 +108,7 @@ impl Index {
         }
         self.change(|db| {
             let mut batch = WriteBatch::default();
-            remove_places(db, &mut batch, damaged.iter().copied())?;
+            remove_places(db, &mut batch, damaged.iter().copied(), &HashMap::new())?;
             damaged.iter().for_each(|(_, pack)| batch.delete(verified_key(*pack)));
             Ok(batch)
         })

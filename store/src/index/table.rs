@@ -168,18 +168,21 @@ pub(super) fn put_pack(batch: &mut WriteBatch, pack: PackId, lines: &[Line]) {
     batch.put(pack_key(pack), []);
 }
 
-/// Deletes the entries of chunks as far as they point into the given pack.
+/// Deletes the entries of chunks as far as they point into the given pack, or lets them point where the chunk went.
 pub(super) fn remove_places(
     db: &DB,
     batch: &mut WriteBatch,
     chunks: impl Iterator<Item = (ChunkId, PackId)>,
+    moved: &HashMap<ChunkId, Place>,
 ) -> std::result::Result<(), Trouble> {
     for (id, pack) in chunks {
         let key = chunk_key(id);
         let points_there =
             db.get_pinned(key)?.and_then(|value| Place::from_bytes(&value)).is_some_and(|place| place.pack == pack);
-        if points_there {
-            batch.delete(key);
+        match moved.get(&id) {
+            Some(place) if points_there => batch.put(key, place.to_bytes()),
+            None if points_there => batch.delete(key),
+            _ => {}
         }
     }
     Ok(())

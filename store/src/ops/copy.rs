@@ -1,8 +1,6 @@
 //! Copies chunks from pack to pack as they are stored, each decoded and checked first: for gc, which rewrites packs, and for
 //! repair, which saves what is sound. Never encodes anew, never publishes, and never decides what is worth copying.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::reading::{Buffers, Unreadable, read_chunk};
 use crate::backend::Backend;
 use crate::error::Result;
@@ -13,6 +11,9 @@ use crate::parallel::in_order;
 use crate::progress::Progress;
 use crate::store::Store;
 
+/// Chunks that are in memory at once, a MiB each at most.
+const BATCH_CHUNKS: usize = 32;
+
 /// What came of copying.
 pub struct Copied {
     /// New packs, durable and not published; dropping them removes them.
@@ -21,8 +22,9 @@ pub struct Copied {
     pub damaged: Vec<(ChunkId, Unreadable)>,
 }
 
-/// Copies the chunks that lie at these places of `from` into new packs of `session` in `to`. Advances `progress` by the
-/// stored bytes; the caller begins the stage.
+/// Copies the chunks that lie at these places of `from` into new packs of `session` in `to`, in the order given: so the bytes
+/// of the new packs can be told beforehand, by [`crate::packs::Sizer`]. Advances `progress` by the stored bytes; the caller
+/// begins the stage.
 pub fn copy_chunks(
     from: &dyn Backend,
     to: &Store,
@@ -31,21 +33,27 @@ pub fn copy_chunks(
     progress: &dyn Progress,
 ) -> Result<Copied> {
     let reader = PackReader::new(from);
-    let writer = Mutex::new(PackWriter::new(to.backend(), to.id(), session));
-    let outcomes = in_order(chunks.len(), progress, Buffers::new, |buffers, at| {
-        let (id, place) = chunks[at];
-        let unreadable = |reason: String| Some((id, Unreadable { pack: Some(place.pack), reason }));
-        let Some(pack) = reader.open(place.pack)? else { return Ok(unreadable("the pack is missing".into())) };
-        if let Err(reason) = read_chunk(&*pack, id, place, place.raw_len, buffers) {
-            return Ok(unreadable(reason));
+    let mut writer = PackWriter::new(to.backend(), to.id(), session);
+    let mut damaged = Vec::new();
+    for batch in chunks.chunks(BATCH_CHUNKS) {
+        let read = in_order(batch.len(), progress, Buffers::new, |buffers, at| {
+            let (id, place) = batch[at];
+            let unreadable = |reason: String| Err(Unreadable { pack: Some(place.pack), reason });
+            let Some(pack) = reader.open(place.pack)? else { return Ok(unreadable("the pack is missing".into())) };
+            if let Err(reason) = read_chunk(&*pack, id, place, place.raw_len, buffers) {
+                return Ok(unreadable(reason));
+            }
+            Ok(Ok(buffers.stored(place.stored_len as usize).to_vec()))
+        })?;
+        for ((id, place), stored) in batch.iter().zip(read) {
+            match stored {
+                Ok(stored) => {
+                    writer.append(*id, place.codec, &stored, place.raw_len as usize)?;
+                    progress.advance(u64::from(place.stored_len));
+                }
+                Err(unreadable) => damaged.push((*id, unreadable)),
+            }
         }
-        let stored = buffers.stored(place.stored_len as usize);
-        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.append(id, place.codec, stored, place.raw_len as usize)?;
-        drop(writer);
-        progress.advance(u64::from(place.stored_len));
-        Ok(None)
-    })?;
-    let packs = writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
-    Ok(Copied { packs, damaged: outcomes.into_iter().flatten().collect() })
+    }
+    Ok(Copied { packs: writer.finish()?, damaged })
 }

@@ -1,7 +1,8 @@
 //! Gives back the bytes of chunks: place, payload, decoding, BLAKE3. Every byte that leaves a store passes here. Never
 //! answers bytes that are not what their name says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Backend, Family, Key, Object};
 use crate::codec::Decoder;
@@ -22,11 +23,26 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// How often a chunk is followed that gc carries from pack to pack while it is being read.
+const MOVES_MAX: usize = 100;
+
 /// Reads chunks of one store.
 pub struct ChunkReader<'a> {
     backend: &'a dyn Backend,
     store: StoreId,
     packs: PackReader<'a>,
+    others: Mutex<Others>,
+}
+
+/// Places that were found in the packs themselves: one search for all chunks that a reader was asked for, so that a gc which
+/// rewrites packs under it costs it one look at the trailers and not one for each chunk.
+#[derive(Default)]
+struct Others {
+    wanted: HashSet<ChunkId>,
+    /// Packs that were known to be gone before the search; none before the first.
+    gone: Option<HashSet<PackId>>,
+    /// All places of each chunk, those in the newest packs first.
+    found: HashMap<ChunkId, Vec<Place>>,
 }
 
 /// One thread's buffers.
@@ -51,7 +67,7 @@ impl Buffers {
 impl<'a> ChunkReader<'a> {
     /// A reader of the chunks of `store`.
     pub fn new(backend: &'a dyn Backend, store: StoreId) -> Self {
-        Self { backend, store, packs: PackReader::new(backend) }
+        Self { backend, store, packs: PackReader::new(backend), others: Mutex::default() }
     }
 
     /// Finds the places of chunks: by the index; for those it lacks by bringing it up to date, and then by the trailers.
@@ -73,18 +89,15 @@ impl<'a> ChunkReader<'a> {
         if places.iter().any(Option::is_none) && index.catch_up(self.backend, head, progress).is_ok() {
             places = look_up()?;
         }
-        let missing: Vec<usize> = (0..ids.len()).filter(|at| places[*at].is_none()).collect();
-        if !missing.is_empty() {
-            let wanted: Vec<ChunkId> = missing.iter().map(|at| ids[*at]).collect();
-            let found = self.search(&wanted, None)?;
-            for at in missing {
-                places[at] = found.get(&ids[at]).copied();
-            }
+        self.lock().wanted.extend(ids);
+        for (at, id) in ids.iter().enumerate().filter(|(at, _)| places[*at].is_none()).collect::<Vec<_>>() {
+            places[at] = self.others(*id, &[])?.first().copied();
         }
         Ok(places)
     }
 
-    /// Reads and checks one chunk. When its place fails, every other pack that lists it is tried.
+    /// Reads and checks one chunk. When its place fails, every other pack that lists it is tried, those included to which gc
+    /// carries it meanwhile.
     pub fn read<'b>(
         &self,
         id: ChunkId,
@@ -92,49 +105,77 @@ impl<'a> ChunkReader<'a> {
         raw_len: u32,
         buffers: &'b mut Buffers,
     ) -> Result<std::result::Result<&'b [u8], Unreadable>> {
-        let first = match place {
-            None => Unreadable { pack: None, reason: "no pack holds it".into() },
-            Some(place) => match self.read_at(id, place, raw_len, buffers)? {
-                Ok(()) => return Ok(Ok(&buffers.raw[..raw_len as usize])),
-                Err(unreadable) => unreadable,
-            },
-        };
-        if let Some(other) = self.search(&[id], place.map(|place| place.pack))?.get(&id)
-            && self.read_at(id, *other, raw_len, buffers)?.is_ok()
-        {
-            return Ok(Ok(&buffers.raw[..raw_len as usize]));
+        let (mut tried, mut gone) = (Vec::new(), Vec::new());
+        let mut first = None;
+        let mut places: Vec<Place> = place.into_iter().collect();
+        for _ in 0..MOVES_MAX {
+            for place in places {
+                tried.push(place.pack);
+                let failure = match self.packs.open(place.pack)? {
+                    Some(pack) => match read_chunk(&*pack, id, place, raw_len, buffers) {
+                        Ok(()) => return Ok(Ok(&buffers.raw[..raw_len as usize])),
+                        Err(reason) => reason,
+                    },
+                    None => {
+                        gone.push(place.pack);
+                        "the pack is missing".into()
+                    }
+                };
+                first.get_or_insert(Unreadable { pack: Some(place.pack), reason: failure });
+            }
+            places = self.others(id, &gone)?;
+            places.retain(|place| !tried.contains(&place.pack));
+            if places.is_empty() {
+                break;
+            }
         }
-        Ok(Err(first))
+        Ok(Err(first.unwrap_or(Unreadable { pack: None, reason: "no pack holds it".into() })))
     }
 
-    fn read_at(
-        &self,
-        id: ChunkId,
-        place: Place,
-        raw_len: u32,
-        buffers: &mut Buffers,
-    ) -> Result<std::result::Result<(), Unreadable>> {
-        let unreadable = |reason: &str| Unreadable { pack: Some(place.pack), reason: reason.into() };
-        let Some(pack) = self.packs.open(place.pack)? else { return Ok(Err(unreadable("the pack is missing"))) };
-        Ok(read_chunk(&*pack, id, place, raw_len, buffers).map_err(|reason| unreadable(&reason)))
+    /// All places of a chunk, as the packs themselves list them: found by a search that began after it was known that the
+    /// packs `gone` are.
+    fn others(&self, id: ChunkId, gone: &[PackId]) -> Result<Vec<Place>> {
+        // Held while searching: whoever else comes to need it waits for the same answer.
+        let mut others = self.lock();
+        let is_new = others.wanted.insert(id);
+        if is_new || others.gone.as_ref().is_none_or(|known| gone.iter().any(|pack| !known.contains(pack))) {
+            others.found = self.search(&others.wanted)?;
+            others.gone.get_or_insert_default().extend(gone);
+        }
+        Ok(others.found.get(&id).cloned().unwrap_or_default())
     }
 
-    /// Looks for chunks in the trailers of all packs but `except`: slow, and only for when the index is of no help.
-    fn search(&self, ids: &[ChunkId], except: Option<PackId>) -> Result<HashMap<ChunkId, Place>> {
-        let wanted: std::collections::HashSet<ChunkId> = ids.iter().copied().collect();
-        let mut found = HashMap::new();
-        let mut listed = self.backend.list(Family::Packs)?;
-        listed.sort_unstable_by_key(|(key, _)| *key);
-        for (key, _) in listed {
-            let Key::Pack(pack) = key else { continue };
-            let Some(object) = self.packs.open(pack)?.filter(|_| Some(pack) != except) else { continue };
-            // A pack whose trailer can't be read offers nothing here; verify reports it.
-            let Ok((_, lines)) = read_trailer(pack, self.store, &*object) else { continue };
-            found.extend(
-                lines.iter().filter(|line| wanted.contains(&line.id)).map(|line| (line.id, Place::new(pack, line))),
-            );
+    fn lock(&self) -> std::sync::MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for chunks in the trailers of all packs: slow, and only for when the index is of no help.
+    fn search(&self, wanted: &HashSet<ChunkId>) -> Result<HashMap<ChunkId, Vec<Place>>> {
+        let mut found: HashMap<ChunkId, Vec<Place>> = HashMap::new();
+        let mut seen = HashSet::new();
+        loop {
+            let listed = self.backend.list(Family::Packs)?.into_iter();
+            let mut new: Vec<PackId> = listed
+                .filter_map(|(key, _)| if let Key::Pack(pack) = key { Some(pack) } else { None })
+                .filter(|pack| !seen.contains(pack))
+                .collect();
+            new.sort_unstable();
+            for pack in &new {
+                let Some(object) = self.backend.open(Key::Pack(*pack))? else { continue };
+                // A pack whose trailer can't be read offers nothing here; verify reports it.
+                let Ok((_, lines)) = read_trailer(*pack, self.store, &*object) else { continue };
+                for line in lines.iter().filter(|line| wanted.contains(&line.id)) {
+                    found.entry(line.id).or_default().push(Place::new(*pack, line));
+                }
+            }
+            // Packs are listed one after the other: what gc carries on meanwhile is gone here and was not yet there. Then
+            // its new pack is on the next list.
+            if found.len() == wanted.len() || new.is_empty() {
+                found.values_mut().for_each(|places| places.sort_by_key(|place| std::cmp::Reverse(place.pack)));
+                return Ok(found);
+            }
+            seen.extend(new);
         }
-        Ok(found)
     }
 }
 

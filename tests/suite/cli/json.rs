@@ -80,9 +80,10 @@ fn every_json_has_the_fields_that_scripts_rely_on() {
         assert!(df[field].is_u64(), "{field} of {df}");
     }
     assert_eq!(df["per_run"]["r"]["checkpoints"], 1);
-    for field in ["logical_bytes", "added_bytes", "written_bytes"] {
+    for field in ["logical_bytes", "added_bytes", "written_bytes", "stored_bytes", "unique_bytes", "growth_bytes"] {
         assert!(df["per_run"]["r"][field].is_u64(), "{field} of {df}");
     }
+    assert!(df["per_run"]["r"]["dedup_ratio"].is_f64() && df["full_at"].is_null(), "one checkpoint has no pace: {df}");
 
     for args in [&["verify"][..], &["verify", "--quick"], &["verify", "r"]] {
         let verify = desk.json(args);
