@@ -58,7 +58,7 @@ fn assert_whole(world: &World, store: &Store, what: &str) {
     assert_sound(store, what);
 }
 
-/// The file of the pack that lists the most chunks, or of the one that was made last.
+/// The files of the packs, the oldest first.
 fn pack_files(root: &Path) -> Vec<PathBuf> {
     let mut found = files(&root.join("packs"));
     found.sort_by_key(|path| path.file_name().unwrap().to_owned());

@@ -100,11 +100,10 @@ impl Marks {
         self.find(id).is_some()
     }
 
-    /// The runs that use a chunk.
-    pub fn runs(&self, id: ChunkId) -> impl Iterator<Item = u32> + '_ {
+    /// The runs that use a chunk whose marks were found.
+    pub fn runs(&self, id: ChunkId, found: Range<usize>) -> impl Iterator<Item = u32> + '_ {
         let shard = shard_of(key(id));
-        let found = self.find(id).unwrap_or(0..0);
-        let found = found.start.saturating_sub(self.before[shard])..found.end.saturating_sub(self.before[shard]);
+        let found = found.start - self.before[shard]..found.end - self.before[shard];
         self.shards[shard][found].iter().map(|mark| (*mark & u64::from(NO_RUN)) as u32).filter(|run| *run != NO_RUN)
     }
 }
@@ -172,15 +171,16 @@ mod tests {
         assert!(room < 120_000, "60,000 marks that came ten times have room for {room}");
         let marks = gathering.seal();
         assert_eq!(marks.count(), 60_010);
-        assert_eq!(marks.runs(id(5)).collect::<Vec<_>>(), [3, 7]);
-        assert_eq!(marks.runs(id(20_000)).collect::<Vec<_>>(), [7]);
+        let runs = |marks: &Marks, nr: u64| marks.runs(id(nr), marks.find(id(nr)).unwrap()).collect::<Vec<_>>();
+        assert_eq!(runs(&marks, 5), [3, 7]);
+        assert_eq!(runs(&marks, 20_000), [7]);
         assert!(!marks.contains(id(50_000)));
         let mut numbers: Vec<usize> = (0..50_000).flat_map(|nr| marks.find(id(nr)).unwrap()).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..60_010).collect::<Vec<_>>(), "each mark has a number of its own");
         let more = marks.reopen();
         more.add([id(50_000)].into_iter(), run_number(usize::MAX));
-        assert_eq!(more.seal().runs(id(50_000)).collect::<Vec<_>>(), [LAST_RUN]);
+        assert_eq!(runs(&more.seal(), 50_000), [LAST_RUN]);
     }
 
     /// What decides is 52 bits: an id that shares them is kept, one that differs in any of them is told apart.

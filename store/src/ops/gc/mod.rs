@@ -64,7 +64,7 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
     if request.dry_run {
         let verdicts = judge(&State::load(store.backend())?)?;
         let survey = Survey::take(store, &dropped(&verdicts), progress)?;
-        return Ok(foretell(store, verdicts, &survey)?);
+        return foretell(store, verdicts, &survey);
     }
     let _spare = Spare::take(store.root());
     let _only_one = session::lock_gc(store.root())?;

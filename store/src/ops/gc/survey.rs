@@ -308,18 +308,18 @@ impl Survey {
                     return Ok((used, used_chunks, copies));
                 }
                 for line in read_lines(store, pack.id)?.unwrap_or_default() {
-                    match self.use_of(at, line.id) {
-                        Use::Nobody => continue,
-                        Use::Elsewhere(_) => copies += 1,
-                        Use::Here => {
-                            let bytes = u64::from(line.stored_len);
-                            (used, used_chunks) = (used + bytes, used_chunks + 1);
-                            let users = self.marks.find(line.id).map_or(0, |marks| marks.len());
-                            for (stored, unique) in self.marks.runs(line.id).filter_map(|run| uses.get(run as usize)) {
-                                stored.fetch_add(bytes, Ordering::Relaxed);
-                                unique.fetch_add(if users == 1 { bytes } else { 0 }, Ordering::Relaxed);
-                            }
-                        }
+                    let Some(marks) = self.marks.find(line.id) else { continue };
+                    if let Use::Elsewhere(_) = self.use_of_marked(at, line.id, marks.start) {
+                        copies += 1;
+                        continue;
+                    }
+                    let bytes = u64::from(line.stored_len);
+                    (used, used_chunks) = (used + bytes, used_chunks + 1);
+                    let alone = if marks.len() == 1 { bytes } else { 0 };
+                    let runs = self.marks.runs(line.id, marks);
+                    for (stored, unique) in runs.filter_map(|run| uses.get(run as usize)) {
+                        stored.fetch_add(bytes, Ordering::Relaxed);
+                        unique.fetch_add(alone, Ordering::Relaxed);
                     }
                 }
                 Ok((used, used_chunks, copies))
@@ -335,8 +335,12 @@ impl Survey {
     }
 
     fn use_of(&self, at: usize, id: ChunkId) -> Use {
-        let Some(marks) = self.marks.find(id) else { return Use::Nobody };
-        match self.homes[marks.start] as usize {
+        self.marks.find(id).map_or(Use::Nobody, |marks| self.use_of_marked(at, id, marks.start))
+    }
+
+    /// Who uses a chunk whose first mark is known.
+    fn use_of_marked(&self, at: usize, id: ChunkId, mark: usize) -> Use {
+        match self.homes[mark] as usize {
             home if home > at + 1 && !self.packs[at].rescued.contains(&id) => Use::Elsewhere(home - 1),
             _ => Use::Here,
         }
