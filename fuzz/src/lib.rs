@@ -114,7 +114,7 @@ impl Backend for HeadOnly {
     fn delete(&self, _: Key) -> Result<()> {
         Ok(())
     }
-    fn sweep_unpublished(&self, _: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
+    fn sweep_unpublished(&self, _: &dyn Fn() -> Result<HashSet<String>>, _: bool) -> Result<u64> {
         Ok(0)
     }
 }
