@@ -20,6 +20,8 @@ pub mod format;
 pub mod id;
 #[path = "../../store/src/limits.rs"]
 pub mod limits;
+#[path = "../../store/src/names/mod.rs"]
+pub mod names;
 #[path = "../../store/src/packs.rs"]
 pub mod packs;
 #[path = "../../store/src/progress.rs"]
