@@ -44,7 +44,9 @@ fn main() {
     }
     let pin = ckpt_fuzz::CheckpointId::from_bytes([7; 16]);
     seeds.add("session", format!("{{\"session\":{{\"what\":\"get\",\"pid\":1}}}}\n{{\"pin\":\"{pin}\"}}\n").as_bytes());
-    for text in ["a/b@1", "a/b@latest", "a/b@best", "a/b@best:val_loss:min", "a/b@good", "ü", &pin.to_string(), "@", "a/b@"] {
+    for text in
+        ["a/b@1", "a/b@latest", "a/b@best", "a/b@best:val_loss:min", "a/b@good", "ü", &pin.to_string(), "@", "a/b@"]
+    {
         seeds.add("refs", text.as_bytes());
     }
 
@@ -70,6 +72,18 @@ fn main() {
     seeds.add("split_torch_zip", &zip);
     seeds.add("split_torch_zip", &zip.repeat(2));
     seeds.add("split_torch_zip", &zip64(&zip));
+    seeds.add("split_whole", &zip);
+    seeds.add("split_whole", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
+    seeds.add("split_whole", &[&b"\x89HDF\r\n\x1a\n\0"[..], &[8; 100]].concat());
+    for name in [
+        "epoch=3-step=1200-val_loss=0.31.ckpt",
+        "checkpoint-500",
+        "model_step_10000.pt",
+        "model-00001-of-00004.safetensors",
+    ] {
+        seeds.add("names", name.as_bytes());
+    }
+    seeds.add("names", br#"{"global_step":500,"log_history":[{"eval_loss":0.5,"step":500}],"best_metric":0.5}"#);
     seeds.add("split_cdc", &[&[3], &text[..]].concat());
     seeds.add("split_cdc", &[&[255], &floats[..2000]].concat());
     println!("{} seeds in {}", seeds.count, seeds.root.display());

@@ -20,6 +20,8 @@ pub mod format;
 pub mod id;
 #[path = "../../store/src/limits.rs"]
 pub mod limits;
+#[path = "../../store/src/names/mod.rs"]
+pub mod names;
 #[path = "../../store/src/packs.rs"]
 pub mod packs;
 #[path = "../../store/src/progress.rs"]
@@ -114,7 +116,7 @@ impl Backend for HeadOnly {
     fn delete(&self, _: Key) -> Result<()> {
         Ok(())
     }
-    fn sweep_unpublished(&self, _: &dyn Fn() -> Result<HashSet<String>>) -> Result<u64> {
+    fn sweep_unpublished(&self, _: &dyn Fn() -> Result<HashSet<String>>, _: bool) -> Result<u64> {
         Ok(0)
     }
 }

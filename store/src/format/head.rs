@@ -12,6 +12,9 @@ use super::{FormatError, VERSION};
 use crate::id::{CatalogId, PackId, StoreId};
 use crate::limits::HEAD_ENTRIES_MAX;
 
+/// The largest `seq`, `epoch` or `packs_seq` that a reader believes.
+const COUNT_MAX: u64 = u64::MAX >> 1;
+
 /// What FORMAT says of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
@@ -104,7 +107,12 @@ impl Head {
 
     /// Reads HEAD.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        read("head", bytes)
+        let head: Self = read("head", bytes)?;
+        // Whoever counts on from here must not overflow.
+        match [head.seq, head.epoch, head.packs_seq].iter().find(|number| **number > COUNT_MAX) {
+            Some(number) => Err(FormatError::damaged(format!("it counts to {number}, which no store does"))),
+            None => Ok(head),
+        }
     }
 }
 

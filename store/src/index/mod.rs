@@ -25,6 +25,9 @@ use crate::packs;
 use crate::progress::{Notice, Progress, Stage};
 use crate::session::lock_index;
 
+/// The most bytes of the file `CURRENT`, which holds one name.
+const CURRENT_BYTES_MAX: u64 = 4096;
+
 /// The answer to a look-up.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -315,14 +318,21 @@ impl Index {
         Ok(DB::open(&options(), path)?)
     }
 
-    /// RocksDB follows links, out of the store as well, and waits for FIFOs: a database that holds such is made anew.
+    /// RocksDB follows links, out of the store as well, waits for FIFOs and reads its smallest files whole: a database that
+    /// holds what it can't have made is made anew.
     fn check_files(&self) -> std::result::Result<(), Trouble> {
-        let odd = |entry: fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_file() && !kind.is_dir());
-        match fs::read_dir(self.path()).map(|mut entries| entries.any(|entry| entry.is_ok_and(odd))) {
-            Ok(true) => Err(Trouble::Broken("it holds a link, or no regular file".into())),
+        let Ok(entries) = fs::read_dir(self.path()) else {
             // What is wrong with the directory itself is told by whoever goes on to open it.
-            _ => Ok(()),
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let too_long = entry.file_name() == "CURRENT" && metadata.len() > CURRENT_BYTES_MAX;
+            if too_long || !(metadata.is_file() || metadata.is_dir()) {
+                return Err(Trouble::Broken(format!("its {} is not RocksDB's", entry.file_name().display())));
+            }
         }
+        Ok(())
     }
 
     fn path(&self) -> PathBuf {
