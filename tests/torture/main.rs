@@ -16,12 +16,13 @@ use ckpt_tests::stops::{self, stop_gcs, stop_gcs_beside_gets, stop_gets, stop_pu
 use ckpt_tests::storm::{self, Plan, WRITERS, rage};
 
 const USAGE: &str =
-    "torture [--only PART,PART] [--kills N] [--rounds N] [--seed N] [--seconds N] [--date DATE] [--write]
+    "torture [--only PART,PART] [--kills N] [--rounds N] [--seed N] [--seconds N] [--like TEXT] [--date DATE] [--write]
 
   PART       calls (each fails in turn), stops (at each), kills (at random), full (on a disk that is full half of the time)
   --kills    kills of each round; of the part `full`, a fifth of that
   --rounds   how often, each time on a new store and with the next seed
   --seconds  the longest that one round may take
+  --like     of the part `calls`, only operations with this in their name
   --date     the day that --write puts down";
 
 /// What the command line asks for.
@@ -31,6 +32,7 @@ struct Options {
     rounds: u64,
     seed: u64,
     seconds: u64,
+    like: String,
     date: String,
     write: bool,
 }
@@ -68,6 +70,7 @@ impl Options {
             rounds: 1,
             seed: 1,
             seconds: 1200,
+            like: String::new(),
             date: "an unknown day".into(),
             write: false,
         };
@@ -84,6 +87,7 @@ impl Options {
                 "--rounds" => options.rounds = number()?,
                 "--seed" => options.seed = number()?,
                 "--seconds" => options.seconds = number()?,
+                "--like" => options.like = value,
                 "--date" => options.date = value,
                 _ => return Err(format!("no such option: {word}")),
             }
@@ -93,7 +97,7 @@ impl Options {
 }
 
 /// Every call of every operation, in every way.
-fn calls(_: &Options) -> String {
+fn calls(options: &Options) -> String {
     let started = Instant::now();
     let mut text = String::from("### Every call fails in turn\n\n");
     text += "| operation | calls | faults | borne, exit 0 | refused, as the cause demands | killed |\n";
@@ -103,7 +107,7 @@ fn calls(_: &Options) -> String {
         let faults::Figures { calls, faults, borne, refused, killed } = figures;
         format!("| {name} | {calls} | {faults} | {borne} | {refused} | {killed} |\n")
     };
-    for operation in OPERATIONS {
+    for operation in OPERATIONS.iter().filter(|operation| operation.name.contains(&options.like)) {
         let mut sum = faults::Figures::default();
         for mode in MODES {
             let figures = try_calls(operation, mode, |_, _| true);

@@ -4,7 +4,7 @@ use std::fs;
 
 use ckpt_store::Store;
 
-use crate::sample::{Node, Tree, noise, torch_zip};
+use crate::sample::{Node, Tree, noise, safetensors, torch_zip};
 use crate::shim::{ALL, CHANGES, EIO, ENOSPC, Fault, Kind, NEED_ROOM};
 use crate::world::{World, tensors};
 
@@ -15,8 +15,10 @@ pub struct Operation {
     pub name: &'static str,
     /// What the store holds before.
     pub prepare: fn(&mut World, &Store),
-    /// What a put stores.
+    /// What a put stores, or what lies where an import looks.
     pub source: Option<fn() -> Tree>,
+    /// What the new checkpoint is, if it isn't the source as it lies there.
+    pub stores: Option<fn() -> Tree>,
     /// The call: `SOURCE` and `DEST` stand for paths.
     pub args: &'static [&'static str],
     /// A call whose answer belongs to what the operation changes, if the list of checkpoints doesn't show it.
@@ -69,6 +71,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put",
         prepare: three,
         source: Some(|| folder(10)),
+        stores: None,
         args: &["put", "SOURCE", "--run", "b", "--step", "1"],
         shows: &[],
         one_swap: true,
@@ -77,6 +80,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put --replace, chunks shared",
         prepare: three,
         source: Some(|| tensors(&[2, 30, 1])),
+        stores: None,
         args: &["put", "SOURCE", "--run", "a", "--step", "2", "--replace", "--tag", "good"],
         shows: &[],
         one_swap: true,
@@ -88,6 +92,7 @@ pub const OPERATIONS: &[Operation] = &[
             fs::remove_dir_all(store.root().join("index")).expect("the index can be removed");
         },
         source: Some(|| tensors(&[3, 20, 1])),
+        stores: None,
         args: &["put", "SOURCE", "--run", "b", "--step", "1"],
         shows: &[],
         one_swap: true,
@@ -99,6 +104,7 @@ pub const OPERATIONS: &[Operation] = &[
             (0..62).for_each(|nr| drop(store.tag("a@3", &format!("tag-{nr}")).expect("a tag can be set")));
         },
         source: Some(|| tensors(&[1, 40])),
+        stores: None,
         args: &["put", "SOURCE", "--run", "b", "--step", "1", "--tag", "first"],
         shows: &[],
         one_swap: true,
@@ -112,11 +118,20 @@ pub const OPERATIONS: &[Operation] = &[
             world.put_tree(store, "b", 1, &tensors(&[50, 2]));
         },
         source: None,
+        stores: None,
         args: &["gc", "--keep-last", "1"],
         shows: &[],
         one_swap: false,
     },
-    Operation { name: "rm", prepare: three, source: None, args: &["rm", "a@1", "a@3"], shows: &[], one_swap: true },
+    Operation {
+        name: "rm",
+        prepare: three,
+        source: None,
+        stores: None,
+        args: &["rm", "a@1", "a@3"],
+        shows: &[],
+        one_swap: true,
+    },
     Operation {
         name: "tag",
         prepare: |world, store| {
@@ -124,13 +139,60 @@ pub const OPERATIONS: &[Operation] = &[
             store.tag("a@1", "good").expect("a tag can be set");
         },
         source: None,
+        stores: None,
         args: &["tag", "a@2", "good"],
         shows: &[],
         one_swap: true,
     },
-    Operation { name: "get", prepare: three, source: None, args: &["get", "a@3", "DEST"], shows: &[], one_swap: true },
-    Operation { name: "verify", prepare: three, source: None, args: &["verify"], shows: &[], one_swap: true },
-    Operation { name: "init of a store", prepare: three, source: None, args: &["init"], shows: &[], one_swap: true },
+    Operation {
+        name: "import --delete-source",
+        prepare: three,
+        source: Some(|| Tree::directory().with("model_step_7.safetensors", Node::File(imported(), 0o644))),
+        stores: Some(|| Tree::file(imported())),
+        args: &["import", "SOURCE", "--run", "b", "--delete-source"],
+        shows: &[],
+        one_swap: true,
+    },
+    Operation {
+        name: "gc that rewrites a pack",
+        prepare: |world, store| {
+            world.put_tree(store, "a", 1, &tensors(&[1, 2, 3, 4, 5]));
+            world.put_tree(store, "a", 2, &tensors(&[1, 6]));
+            store.remove(&["a@1".into()]).expect("a checkpoint can be dropped");
+        },
+        source: None,
+        stores: None,
+        args: &["gc"],
+        shows: &[],
+        one_swap: false,
+    },
+    Operation {
+        name: "get",
+        prepare: three,
+        source: None,
+        stores: None,
+        args: &["get", "a@3", "DEST"],
+        shows: &[],
+        one_swap: true,
+    },
+    Operation {
+        name: "verify",
+        prepare: three,
+        source: None,
+        stores: None,
+        args: &["verify"],
+        shows: &[],
+        one_swap: true,
+    },
+    Operation {
+        name: "init of a store",
+        prepare: three,
+        source: None,
+        stores: None,
+        args: &["init"],
+        shows: &[],
+        one_swap: true,
+    },
 ];
 
 fn folder(seed: u64) -> Tree {
@@ -140,6 +202,10 @@ fn folder(seed: u64) -> Tree {
         .with("notes/log.txt", Node::File(noise(seed, 30), 0o600))
         .with("optimizer.bin", Node::File(noise(seed + 1, 100_000), 0o644))
         .with("last", Node::Link("model.pt".into()))
+}
+
+fn imported() -> Vec<u8> {
+    safetensors(&[("a", 1, 9000), ("b", 70, 9000)])
 }
 
 /// Three checkpoints of one run; the first two share a tensor.
