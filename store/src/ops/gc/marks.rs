@@ -152,6 +152,7 @@ fn tidy(shard: &mut Vec<u64>) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 mod tests {
     use super::*;
 
