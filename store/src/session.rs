@@ -46,7 +46,11 @@ impl Session {
             let id = SessionId::generate();
             let from = root.join("tmp").join(format!("{id}.session"));
             let path = root.join("sessions").join(id.to_string());
-            let file = open_lock(&from).map_err(|error| Error::io("create", &from, error))?;
+            let file = open_lock(&from).map_err(|error| {
+                // Made it may be, and then refused a look.
+                let _ = fs::remove_file(&from);
+                Error::io("create", &from, error)
+            })?;
             let record = line(&Record::Session { what: what.to_owned(), pid: std::process::id() })?;
             let written = file.try_lock().map_err(io::Error::from).and_then(|()| (&file).write_all(&record));
             match written.and_then(|()| fs::rename(&from, &path)) {

@@ -45,21 +45,23 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut text = String::new();
+    let mut failed = false;
     let parts = [("calls", calls as fn(&Options) -> String), ("stops", stops), ("kills", kills), ("full", full)];
     for (part, run) in parts {
         if options.only.is_empty() || options.only.iter().any(|only| only == part) {
-            let found = run(&options);
+            // What went wrong has been told; the other parts are worth a look all the same.
+            let Ok(found) = std::panic::catch_unwind(|| run(&options)) else {
+                failed = true;
+                continue;
+            };
             println!("{found}");
-            text += &found;
-            text.push('\n');
+            if options.write {
+                let day = format!("Measured on {}; again with `make torture ONLY={part}`.", options.date);
+                write_down(part, &format!("{found}\n{day}\n"));
+            }
         }
     }
-    if options.write {
-        let _ = writeln!(text, "Measured on {}; again with `make torture`.", options.date);
-        write_down(&text);
-    }
-    ExitCode::SUCCESS
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 impl Options {
@@ -225,13 +227,12 @@ fn told(title: &str, figures: &storm::Figures) -> String {
     text
 }
 
-/// Puts the figures into the page.
-fn write_down(text: &str) {
-    const BEGIN: &str = "<!-- torture: generated -->\n";
-    const END: &str = "<!-- end of torture -->";
+/// Puts the figures of a part into the page.
+fn write_down(part: &str, text: &str) {
+    let (begin, end) = (format!("<!-- torture {part}: generated -->\n"), format!("<!-- end of {part} -->"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reliability.md");
     let page = fs::read_to_string(&path).expect("docs/reliability.md can be read");
-    let (before, rest) = page.split_once(BEGIN).expect("the page has the block");
-    let (_, after) = rest.split_once(END).expect("the block has an end");
-    fs::write(&path, format!("{before}{BEGIN}{text}{END}{after}")).expect("the page can be written");
+    let (before, rest) = page.split_once(&begin).expect("the page has the block");
+    let (_, after) = rest.split_once(&end).expect("the block has an end");
+    fs::write(&path, format!("{before}{begin}{text}{end}{after}")).expect("the page can be written");
 }

@@ -181,14 +181,23 @@ impl Backend for LocalBackend {
                 for folder in fs::read_dir(&packs).map_err(|error| Error::io("list", &packs, error))? {
                     let folder = folder.map_err(|error| Error::io("list", &packs, error))?;
                     // A file that strayed in here is nobody's pack, and a link leads out of the store.
-                    if folder.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let kind = folder.file_type().map_err(|error| Error::io("list", &packs, error))?;
+                    if kind.is_dir() {
                         list_folder(&folder.path(), &mut |name, size| {
                             found.extend(name.parse().ok().map(|id| (Key::Pack(id), size)));
                         })?;
                     }
                 }
-                // A pack in a folder that is not its own has no key: it could not be opened by one.
-                found.retain(|(key, _)| self.path(*key).exists());
+                // A pack in a folder that is not its own has no key: it could not be opened by one. One that can't be looked
+                // at is not absent: who lists would take what it holds for lost.
+                let mut there = Vec::with_capacity(found.len());
+                for (key, size) in found {
+                    let path = self.path(key);
+                    if path.try_exists().map_err(|error| Error::io("read", &path, error))? {
+                        there.push((key, size));
+                    }
+                }
+                return Ok(there);
             }
         }
         Ok(found)

@@ -151,6 +151,28 @@ pub const OPERATIONS: &[Operation] = &[
         stores: Some(|| Tree::file(imported())),
         args: &["import", "SOURCE", "--run", "b", "--delete-source"],
         shows: &[],
+        // What was stored is read back, and that may fail once it is done.
+        one_swap: false,
+    },
+    Operation {
+        name: "policy set",
+        prepare: three,
+        source: None,
+        stores: None,
+        args: &["policy", "set", "a", "--keep-last", "2"],
+        shows: &["policy", "ls"],
+        one_swap: true,
+    },
+    Operation {
+        name: "repair without index",
+        prepare: |world, store| {
+            three(world, store);
+            fs::remove_dir_all(store.root().join("index")).expect("the index can be removed");
+        },
+        source: None,
+        stores: None,
+        args: &["repair"],
+        shows: &[],
         one_swap: true,
     },
     Operation {

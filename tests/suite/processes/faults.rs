@@ -37,6 +37,14 @@ fn gc_takes_nothing_away_when_it_can_not_read_what_is_used() {
     }
 }
 
+/// It once did: what the disk refused for a moment was taken for damaged, and gone with the pack that was rewritten.
+#[test]
+fn repair_drops_nothing_that_the_disk_gives_the_second_time() {
+    let operation = OPERATIONS.iter().find(|operation| operation.name.starts_with("repair")).unwrap();
+    let figures = try_calls(operation, &Mode { on: "/packs/", ..MODES[0] }, |_, _| true);
+    assert!(figures.faults > 20 && figures.borne > 0, "{figures:?}");
+}
+
 /// It once did: where FORMAT could not be looked at, there was none.
 #[test]
 fn init_makes_no_store_anew_whatever_fails() {

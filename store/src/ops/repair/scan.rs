@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::format::FormatError;
 use crate::format::pack::{self, HEADER_BYTES, Line, RECORD_BYTES};
 use crate::id::{ChunkId, PackId};
-use crate::index::Place;
-use crate::ops::reading::{Buffers, Unreadable, read_chunk};
+use crate::ops::reading::{Buffers, Unreadable};
+use crate::ops::verify::{is_refused, read_twice};
 use crate::progress::Progress;
 
 /// Records begin at multiples of this.
@@ -58,12 +58,13 @@ pub fn scan(
             continue;
         };
         let end = line.offset + u64::from(line.stored_len);
-        match read_chunk(object, line.id, Place::new(id, &line), line.raw_len, buffers) {
+        match read_twice(id, object, &line, buffers) {
             Ok(()) => {
                 scanned.good.push(line);
                 at = end.next_multiple_of(STEP);
             }
             Err(reason) => {
+                scanned.is_refused |= is_refused(object, &line);
                 scanned.bad.push((line.id, Unreadable { pack: Some(id), reason }));
                 let cost = u64::from(line.raw_len) + u64::from(line.stored_len);
                 at = if patience >= cost { at + STEP } else { end.next_multiple_of(STEP) };

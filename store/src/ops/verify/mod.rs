@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 pub(super) use self::checkpoint::{check_checkpoint, damage_of_checkpoint, find_copies};
 pub(super) use self::damage::{Judgment, judge};
 pub(super) use self::ids::ChunkSet;
-pub(super) use self::pack::{Checked, check_pack};
+pub(super) use self::pack::{Checked, check_pack, is_refused, read_twice};
 
 use self::damage::Listed;
 use self::survey::Survey;

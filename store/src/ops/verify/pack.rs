@@ -78,7 +78,7 @@ pub fn check_pack(
         if let Err(reason) = check_front(object, end, &line) {
             checked.problem.get_or_insert(reason);
         }
-        match read_chunk(object, line.id, Place::new(id, &line), line.raw_len, buffers) {
+        match read_twice(id, object, &line, buffers) {
             Ok(()) => {
                 // Bits that the decoder passes over are no loss yet, but they say that the disk is failing.
                 if crc32c::crc32c(buffers.stored(line.stored_len as usize)) != line.crc {
@@ -102,8 +102,21 @@ pub fn check_pack(
     Ok(checked)
 }
 
+/// Reads and checks a chunk of a pack, once more if it fails: a disk may refuse now what it gives a moment later, and what
+/// is taken for damaged goes when the pack is rewritten.
+pub fn read_twice(
+    id: PackId,
+    object: &dyn Object,
+    line: &Line,
+    buffers: &mut Buffers,
+) -> std::result::Result<(), String> {
+    let place = Place::new(id, line);
+    read_chunk(object, line.id, place, line.raw_len, buffers)
+        .or_else(|_| read_chunk(object, line.id, place, line.raw_len, buffers))
+}
+
 /// Whether the disk itself refuses a record's bytes, other than by their being past the end.
-fn is_refused(object: &dyn Object, line: &Line) -> bool {
+pub fn is_refused(object: &dyn Object, line: &Line) -> bool {
     let mut bytes = vec![0; line.stored_len as usize];
     let fits = line.offset + u64::from(line.stored_len) <= object.size();
     fits && object.read_exact_at(&mut bytes, line.offset).is_err()
