@@ -228,6 +228,7 @@ fn action_name(action: &ImportAction) -> &'static str {
         ImportAction::Tag(_) => "tag",
         ImportAction::Finish(_) => "remove",
         ImportAction::Skip => "skip",
+        ImportAction::Unreadable => "unreadable",
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Found {
     pub leftovers: Vec<(PathBuf, CheckpointId)>,
     /// What looks like a checkpoint and is passed over, and why.
     pub skipped: Vec<(PathBuf, String)>,
+    /// What looks like a checkpoint and can't be looked at, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
 }
 
 /// Where to look, for what.
@@ -258,7 +260,7 @@ impl<'a> Search<'a> {
             Ok(stamp) => found.candidates.push(describe(&path, name, stamp)),
             // Gone before it was looked at: then there is nothing to take over.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => found.skipped.push((name, format!("it can't be read: {error}"))),
+            Err(error) => found.unreadable.push((name, format!("it can't be read: {error}"))),
         }
     }
 

@@ -88,6 +88,8 @@ pub enum ImportAction {
     Finish(CheckpointId),
     /// Nothing; the note says why.
     Skip,
+    /// It can't be looked at, as the note says: it will fail.
+    Unreadable,
 }
 
 /// What was done with one thing.
@@ -148,7 +150,7 @@ impl ImportPlan {
 pub fn plan(store: &Store, request: &ImportRequest) -> Result<ImportPlan> {
     refs::check_run(&request.run)?;
     let dir = canonical(&request.dir)?;
-    let Found { candidates, links, leftovers, skipped } =
+    let Found { candidates, links, leftovers, skipped, unreadable } =
         Search::new(&dir, request.pattern.as_deref(), store.root())?.find()?;
     let target = Target::new(request, dir, true);
     let state = State::load(store.backend())?;
@@ -178,9 +180,10 @@ pub fn plan(store: &Store, request: &ImportRequest) -> Result<ImportPlan> {
         let note = (!there).then(|| "it is a link to nothing that is here or stored".to_owned());
         items.push(ImportItem { tag: there.then_some(tag), note, ..item });
     }
-    items.extend(
-        skipped.into_iter().map(|(name, note)| ImportItem { note: Some(note), ..bare(name, ImportAction::Skip) }),
-    );
+    for (passed, action) in [(skipped, ImportAction::Skip), (unreadable, ImportAction::Unreadable)] {
+        let item = |(name, note)| ImportItem { note: Some(note), ..bare(name, action.clone()) };
+        items.extend(passed.into_iter().map(item));
+    }
     let candidates = candidates.into_iter().map(|candidate| (candidate.name.clone(), candidate)).collect();
     Ok(ImportPlan { items, target, candidates })
 }
@@ -255,6 +258,8 @@ impl Work<'_> {
     fn one(&mut self, item: &ImportItem, candidate: Option<&Candidate>) -> Result<(ImportDone, bool)> {
         match &item.action {
             ImportAction::Skip => Ok((ImportDone::Skipped, false)),
+            // As it was when the plan was made: a person who reads the plan and the outcome sees one thing.
+            ImportAction::Unreadable => Err(Error::Invalid(item.note.clone().unwrap_or_default())),
             ImportAction::Finish(id) => self.finish(&item.name, *id).map(|done| (done, true)),
             ImportAction::Tag(to) => self.tag(item, to),
             ImportAction::Store | ImportAction::Compare | ImportAction::Refuse => {

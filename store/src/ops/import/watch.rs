@@ -167,8 +167,8 @@ impl Watch<'_> {
 
     /// Handles everything that is complete. Answers whether something is not yet.
     fn look(&mut self, found: Found, tell: &mut dyn FnMut(WatchEvent<'_>)) -> Result<bool> {
-        let Found { mut candidates, links, leftovers, skipped } = found;
-        for (name, reason) in &skipped {
+        let Found { mut candidates, links, leftovers, skipped, unreadable } = found;
+        for (name, reason) in skipped.iter().chain(&unreadable) {
             self.say(name, reason, tell);
         }
         if self.target.delete {
