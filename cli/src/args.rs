@@ -279,19 +279,8 @@ pub struct Repair {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Files without a step in their name get none; best.pt and last.ckpt get a tag of that name.")]
 pub struct Import {
-    /// The directory
-    pub dir: PathBuf,
-    /// The run that the checkpoints belong to
-    #[arg(long)]
-    pub run: String,
-    /// Take what matches, by its path in DIR, instead of what looks like a checkpoint
-    #[arg(long, value_name = "GLOB")]
-    pub pattern: Option<String>,
-    /// Remove each source once what is stored was read back and is the same
-    #[arg(long)]
-    pub delete_source: bool,
     #[command(flatten)]
-    pub room: Room,
+    pub sources: Sources,
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
@@ -299,6 +288,18 @@ pub struct Import {
 
 #[derive(Debug, ClapArgs)]
 pub struct Watch {
+    #[command(flatten)]
+    pub sources: Sources,
+    /// How long a checkpoint has to have been quiet
+    #[arg(long, value_name = "SECS", default_value = "2", value_parser = seconds)]
+    pub settle: std::time::Duration,
+    /// Store what is complete now and leave
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Sources {
     /// The directory
     pub dir: PathBuf,
     /// The run that the checkpoints belong to
@@ -312,12 +313,6 @@ pub struct Watch {
     pub delete_source: bool,
     #[command(flatten)]
     pub room: Room,
-    /// How long a checkpoint has to have been quiet
-    #[arg(long, value_name = "SECS", default_value = "2", value_parser = seconds)]
-    pub settle: std::time::Duration,
-    /// Store what is complete now and leave
-    #[arg(long)]
-    pub once: bool,
 }
 
 #[derive(Debug, ClapArgs)]

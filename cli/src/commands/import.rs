@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::put::line;
-use crate::args::Import;
+use crate::args::{Import, Sources};
 use crate::failure::Failure;
 use crate::output::{CheckpointJson, print, print_json, printable, size, table, title};
 
@@ -82,13 +82,18 @@ impl ResultJson {
     }
 }
 
+/// What import and watch ask of the library alike.
+pub fn request(sources: Sources) -> ImportRequest {
+    let Sources { dir, run, pattern, delete_source, room } = sources;
+    ImportRequest { dir, run, pattern, delete_source, reserve: room.reserve, gc: room.gc }
+}
+
 pub fn run(context: &Context, args: Import) -> Result<ExitCode, Failure> {
     let store = context.open()?;
-    let Import { dir, run, pattern, delete_source, room, dry_run } = args;
-    let plan =
-        store.plan_import(&ImportRequest { dir, run, pattern, delete_source, reserve: room.reserve, gc: room.gc })?;
-    if dry_run {
-        show_plan(context, &plan, delete_source)?;
+    let request = request(args.sources);
+    let plan = store.plan_import(&request)?;
+    if args.dry_run {
+        show_plan(context, &plan, request.delete_source)?;
         return Ok(ExitCode::SUCCESS);
     }
     let bar = context.bar();

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use ckpt_store::{ImportDone, ImportRequest, WatchEvent, WatchRequest};
+use ckpt_store::{ImportDone, WatchEvent, WatchRequest};
 
 use super::Context;
-use super::import::{ResultJson, done_text};
+use super::import::{ResultJson, done_text, request};
 use crate::args::Watch;
 use crate::failure::Failure;
 use crate::output::{print, print_json_line, printable};
@@ -15,8 +15,8 @@ const FAILED: u8 = 1;
 
 pub fn run(context: &Context, args: Watch) -> Result<ExitCode, Failure> {
     let store = context.open()?;
-    let Watch { dir, run, pattern, delete_source, room, settle, once } = args;
-    let import = ImportRequest { dir, run, pattern, delete_source, reserve: room.reserve, gc: room.gc };
+    let Watch { sources, settle, once } = args;
+    let import = request(sources);
     let bar = context.bar();
     let mut printed = Ok(());
     let mut tell = |event: WatchEvent<'_>| {

@@ -41,6 +41,15 @@ pub struct Draft {
     pub changes: Vec<Change>,
 }
 
+impl Draft {
+    /// Moves the epoch on when the lists of packs are others than in `state`, which tells every put to look at them.
+    pub fn move_epoch(&mut self, state: &State) {
+        if self.head.condemned != state.head.condemned || self.head.deleting != state.head.deleting {
+            self.head.epoch = state.head.epoch + 1;
+        }
+    }
+}
+
 impl State {
     /// Reads HEAD and its catalog.
     pub fn load(backend: &dyn Backend) -> Result<Self> {

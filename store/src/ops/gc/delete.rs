@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::survey::{Survey, read_lines};
 use crate::backend::{Backend, Key};
-use crate::catalog::{Draft, State, commit};
+use crate::catalog::{State, commit};
 use crate::error::Result;
 use crate::id::{PackId, SessionId};
 use crate::progress::{Notice, Progress};
@@ -49,7 +49,7 @@ pub fn condemn(
         if published {
             draft.head.packs_seq = draft.head.seq;
         }
-        move_epoch(state, draft);
+        draft.move_epoch(state);
         Ok((state.head.packs_seq, draft.head.packs_seq))
     })
 }
@@ -71,7 +71,7 @@ pub fn finish(
         packs.retain(|pack| state.head.condemned.contains_key(pack));
         draft.head.condemned.clear();
         draft.head.deleting.extend(&packs);
-        move_epoch(state, draft);
+        draft.move_epoch(state);
         Ok(())
     })?;
     let mut gone = Vec::with_capacity(packs.len());
@@ -100,10 +100,4 @@ pub fn finish_deleting(backend: &dyn Backend, session: SessionId) -> Result<u64>
         Ok(())
     })?;
     Ok(freed)
-}
-
-fn move_epoch(state: &State, draft: &mut Draft) {
-    if draft.head.condemned != state.head.condemned || draft.head.deleting != state.head.deleting {
-        draft.head.epoch = state.head.epoch + 1;
-    }
 }

@@ -1,7 +1,7 @@
 //! Drops checkpoints by rules and frees what nothing uses: plans, then applies the plan. Marks before it takes anything away,
 //! takes nothing after a mark that was incomplete, and unlinks no pack that HEAD does not list as being deleted.
 
-mod delete;
+pub mod delete;
 mod marks;
 mod plan;
 mod rewrite;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::assess::{Assessed, assess};
+use super::gc::delete::finish_deleting;
 use super::reading::Unreadable;
 use super::verify::{Judgment, judge};
 use crate::backend::disk::Disk;
@@ -122,7 +123,7 @@ pub fn repair(
     let session = Session::register(root, "repair")?;
     if identity.is_whole() {
         // What a killed gc or repair was about to unlink is in no checkpoint.
-        remove::finish_deleting(store.backend(), session.id())?;
+        finish_deleting(store.backend(), session.id())?;
     }
     let assessed = assess(&store, &identity.deleting(), progress)?;
     if !identity.is_whole() || !assessed.broken.is_empty() {
