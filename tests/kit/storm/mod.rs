@@ -100,7 +100,10 @@ impl Storm<'_> {
     fn repeat(&self, salt: u64, mut once: impl FnMut(&mut SmallRng, u64)) {
         let mut rng = SmallRng::seed_from_u64(self.plan.seed.wrapping_mul(1000) + salt);
         for nr in 1.. {
-            let is_over = self.kills.load(Ordering::SeqCst) >= self.plan.kills || Instant::now() > self.ends_at;
+            // A disk that refused nobody was not full yet.
+            let met = !self.plan.full || lock(&self.figures).refused.contains_key("put");
+            let is_enough = met && self.kills.load(Ordering::SeqCst) >= self.plan.kills;
+            let is_over = is_enough || Instant::now() > self.ends_at;
             if is_over || self.stop.load(Ordering::SeqCst) {
                 break;
             }

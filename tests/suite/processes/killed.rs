@@ -27,7 +27,7 @@ fn nothing_is_lost_on_a_disk_that_is_full_half_of_the_time() {
     with_mounts(|| {
         mount_small(&lab.store(), 24 << 20);
         lab.ok(&[&"init"]);
-        let figures = rage(&lab, Plan { seed: 0xF011, kills: 25, longest: Duration::from_secs(30), full: true });
+        let figures = rage(&lab, Plan { seed: 0xF011, kills: 25, longest: Duration::from_secs(60), full: true });
         assert!(figures.committed > 5 && figures.refused.contains_key("put"), "{figures:?}");
     });
 }
