@@ -181,7 +181,7 @@ fn rounds(options: &Options, kills: usize, run: impl Fn(Plan) -> storm::Figures)
     let mut all = storm::Figures::default();
     for round in 0..options.rounds {
         let seed = options.seed + round;
-        let figures = run(Plan { seed, kills, longest: Duration::from_secs(options.seconds), full: false });
+        let figures = run(Plan { seed, kills, commits: 0, longest: Duration::from_secs(options.seconds), full: false });
         eprintln!("seed {seed}: {} kills in {:.0} s", figures.killed(), figures.seconds);
         all.add(&figures);
     }

@@ -34,6 +34,8 @@ pub struct Plan {
     pub seed: u64,
     /// It ends after so many kills ...
     pub kills: usize,
+    /// ... and so many committed checkpoints, ...
+    pub commits: usize,
     /// ... or when the time is up.
     pub longest: Duration,
     /// Whether the disk is full half of the time.
@@ -100,11 +102,7 @@ impl Storm<'_> {
     fn repeat(&self, salt: u64, mut once: impl FnMut(&mut SmallRng, u64)) {
         let mut rng = SmallRng::seed_from_u64(self.plan.seed.wrapping_mul(1000) + salt);
         for nr in 1.. {
-            // A disk that refused nobody was not full yet.
-            let met = !self.plan.full || lock(&self.figures).refused.contains_key("put");
-            let is_enough = met && self.kills.load(Ordering::SeqCst) >= self.plan.kills;
-            let is_over = is_enough || Instant::now() > self.ends_at;
-            if is_over || self.stop.load(Ordering::SeqCst) {
+            if self.is_enough() || Instant::now() > self.ends_at || self.stop.load(Ordering::SeqCst) {
                 break;
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| once(&mut rng, nr))) {
@@ -112,6 +110,13 @@ impl Storm<'_> {
                 resume_unwind(panic);
             }
         }
+    }
+
+    fn is_enough(&self) -> bool {
+        let figures = lock(&self.figures);
+        // A disk that refused nobody was not full yet.
+        let was_full = !self.plan.full || figures.refused.contains_key("put");
+        was_full && figures.committed >= self.plan.commits && self.kills.load(Ordering::SeqCst) >= self.plan.kills
     }
 
     /// Runs a command; with the chance `risk` it is killed after a random part of the time that it usually takes.
