@@ -324,6 +324,22 @@ fn the_rest_of_a_tree_is_removed_only_if_it_is_stored() {
     }
 }
 
+/// What is to stay free is asked for as with put, and the import stops at once.
+#[test]
+fn the_reserve_is_heeded() {
+    let lab = Lab::new();
+    let originals = series(0);
+    write_all(&lab, &originals);
+    let all = [&"import" as &dyn AsRef<std::ffi::OsStr>, &"d", &"--run", &"r0", &"--delete-source"];
+    let refused = lab.run(&[&all[..], &[&"--reserve", &"900TB"]].concat()).expect(5);
+    refused.says("no room left for r0@").says("900 TB are to stay free");
+    assert_nothing_lost(&lab, &originals, "refused");
+    assert!(lab.open().checkpoints().unwrap().is_empty());
+    lab.ok(&[&all[..], &[&"--reserve", &"0"]].concat());
+    assert_nothing_lost(&lab, &originals, "with no reserve");
+    assert_eq!(lab.open().checkpoints().unwrap().len(), originals.len());
+}
+
 #[test]
 fn a_plan_changes_nothing() {
     let lab = Lab::quick();

@@ -156,14 +156,14 @@ mod tests {
     fn the_table_fits_a_hundred_columns() {
         let run = RunStats {
             checkpoints: 160,
-            logical_bytes: 400_000_000_000,
+            logical_bytes: 400_120_000_000,
             stored_bytes: 34_400_000_000,
-            unique_bytes: 32_000_000_000,
-            growth_bytes: Some(196_000_000),
+            unique_bytes: 32_010_000_000,
+            growth_bytes: Some(196_340_000),
             ..RunStats::default()
         };
         let stats = Stats {
-            logical_bytes: 400_000_000_000,
+            logical_bytes: 400_120_000_000,
             stored_bytes: 34_500_000_000,
             reclaimable_bytes: 1,
             free_bytes: 43_000_000_000,
@@ -174,8 +174,16 @@ mod tests {
         };
         let text = text(&stats, Some(219));
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
-        for shown in ["34.40 GB", "32.00 GB", "11.6x", "196.00 MB", "219 more fit", "full in 2 days", "would free 1 B"]
-        {
+        for shown in [
+            "400.12 GB",
+            "34.40 GB",
+            "32.01 GB",
+            "11.6x",
+            "196.34 MB",
+            "219 more fit",
+            "full in 2 days",
+            "would free 1 B",
+        ] {
             assert!(text.contains(shown), "{shown}: {text}");
         }
     }
