@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_fuzz::codec::{Codec, Encoder, Hint};
 use ckpt_fuzz::split::Dtype;
+use ckpt_fuzz::zip;
 
 fn main() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -69,9 +70,10 @@ fn main() {
     seeds.add("split_safetensors", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
     seeds.add("split_safetensors", header);
     let zip = zip(&[("m/data.pkl", b"\x80\x02}."), ("m/data/0", &floats[..900]), ("m/version", b"3\n")]);
-    seeds.add("split_torch_zip", &zip);
-    seeds.add("split_torch_zip", &zip.repeat(2));
-    seeds.add("split_torch_zip", &zip64(&zip));
+    seeds.add("split_zip", &zip);
+    seeds.add("split_zip", &zip.repeat(2));
+    seeds.add("split_zip", &zip64(&zip));
+    seeds.add("split_torch_zip", b"\x80\x02}.");
     seeds.add("split_whole", &zip);
     seeds.add("split_whole", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
     seeds.add("split_whole", &[&b"\x89HDF\r\n\x1a\n\0"[..], &[8; 100]].concat());
@@ -131,22 +133,6 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
     places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
     bytes
-}
-
-/// A stored zip as `torch.save` writes it.
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut file, mut directory) = (Vec::new(), Vec::new());
-    for (name, bytes) in entries {
-        let (size, at) = ((bytes.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
-        let name_len = (name.len() as u16).to_le_bytes();
-        let common = [&[20, 0, 0, 0][..], &[0; 10], &size, &size, &name_len, &[0, 0]].concat();
-        file.extend([&b"PK\x03\x04"[..], &common, name.as_bytes(), bytes].concat());
-        directory.extend([&b"PK\x01\x02\x14\x00"[..], &common, &[0; 10], &at, name.as_bytes()].concat());
-    }
-    let count = (entries.len() as u16).to_le_bytes();
-    let (len, at) = ((directory.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
-    let end = [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &len, &at, &[0, 0]].concat();
-    [file, directory, end].concat()
 }
 
 /// The same with a zip64 end record.

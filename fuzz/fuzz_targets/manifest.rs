@@ -20,6 +20,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(extent.len > 0 && extent.chunk_at + extent.len <= manifest.chunk_lens[extent.chunk as usize]);
         }
         let inline: u64 = manifest.inline_pieces(at).map(|(_, range)| manifest.inline[range].len() as u64).sum();
+        for tensor in file.tensors() {
+            assert!(tensor.offset + tensor.len <= *size);
+        }
         assert_eq!(extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>() + inline, *size);
     }
     let again = manifest.to_bytes(SessionId::from_bytes(ckpt_fuzz::ID)).expect("what was read can be written");

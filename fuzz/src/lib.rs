@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 
 #[path = "../../store/src/backend/mod.rs"]
 pub mod backend;
@@ -34,7 +35,8 @@ pub mod split;
 // The names by which the rooms know each other, as in the library's lib.rs.
 pub use error::{Damage, Error, Result, Thing};
 pub use format::catalog::Entry;
-pub use format::manifest::{Content, File, Manifest, Segment, Tensor};
+pub use format::manifest::{Content, File, Manifest, Segment, Tensor, View};
+pub use format::tensors::TensorRef;
 pub use id::{CatalogId, CheckpointId, ChunkId, InvalidId, PackId, SessionId, StoreId};
 pub use progress::{Notice, Progress, Quiet, Stage};
 
@@ -75,13 +77,24 @@ impl Object for Bytes<'_> {
     }
 }
 
+impl Source for Owned {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        Source::read_exact_at(&Bytes(&self.0), buf, offset)
+    }
+}
+
 /// A store that has a HEAD and a catalog, and takes nothing.
 pub struct HeadOnly {
     pub head: Vec<u8>,
     pub catalog: Vec<u8>,
 }
 
-struct Owned(Vec<u8>);
+/// Bytes that are kept.
+pub struct Owned(pub Vec<u8>);
 
 impl Object for Owned {
     fn size(&self) -> u64 {
@@ -147,12 +160,34 @@ pub fn rehashed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// A stored zip as `torch.save` writes it.
+pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in entries {
+        let (size, at) = ((bytes.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
+        let name_len = (name.len() as u16).to_le_bytes();
+        let common = [&[20, 0, 0, 0][..], &[0; 10], &size, &size, &name_len, &[0, 0]].concat();
+        file.extend([&b"PK\x03\x04"[..], &common, name.as_bytes(), bytes].concat());
+        directory.extend([&b"PK\x01\x02\x14\x00"[..], &common, &[0; 10], &at, name.as_bytes()].concat());
+    }
+    let count = (entries.len() as u16).to_le_bytes();
+    let (len, at) = ((directory.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes());
+    let end = [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &len, &at, &[0, 0]].concat();
+    [file, directory, end].concat()
+}
+
 /// Splits and lays out a file; whatever its bytes are, segments tile it and every byte has one place.
 pub fn split_and_lay_out(file: &[u8]) -> split::Split {
-    let source = Bytes(file);
+    let source: Arc<dyn Source> = Arc::new(Owned(file.to_vec()));
     let split = split::split(&source).expect("memory can be read");
     assert!(split::check_tiling(file.len() as u64, &split.segments), "segments tile the file: {split:?}");
-    let layout = split::lay_out(&[(&source, &split)]).expect("memory can be read");
+    for view in &split.views {
+        assert!(
+            view.offset.checked_add(view.len).is_some_and(|end| end <= file.len() as u64),
+            "{view:?} is in the file"
+        );
+    }
+    let layout = split::lay_out(&[(&*source, &split)]).expect("memory can be read");
     let mut covered = vec![0_u8; file.len()];
     let mut cover = |range: &split::Range| {
         let start = usize::try_from(range.offset).expect("it is in the file");

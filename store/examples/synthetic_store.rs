@@ -125,6 +125,7 @@ fn write_manifest(
                 size: bytes,
                 format: "opaque".into(),
                 segments: vec![Segment(bytes, Some(0), 0, None)],
+                views: Vec::new(),
             },
         }],
     };

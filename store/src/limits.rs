@@ -35,6 +35,9 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 32 << 20;
 /// The most dimensions of a tensor.
 pub const DIMENSIONS_MAX: usize = 64;
 
+/// How deep containers are split that lie in each other: a safetensors in a zip in a tar.
+pub const SPLIT_DEPTH_MAX: usize = 3;
+
 /// The most bytes of a file's zip directories that are read.
 pub const ZIP_DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ckpt_store::{Content, Entry, File, Segment, Tensor};
+use ckpt_store::{Content, Entry, File, TensorRef};
 use serde::Serialize;
 
 use super::{Context, or_instead};
@@ -142,8 +142,8 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
     let row = |file: &File| {
         let path = String::from_utf8_lossy(&file.path).into_owned();
         match &file.content {
-            Content::File { size: bytes, format, segments } => {
-                let tensors = segments.iter().filter(|segment| segment.3.is_some()).count();
+            Content::File { size: bytes, format, .. } => {
+                let tensors = file.tensors().len();
                 let tensors = if tensors == 0 { String::new() } else { format!("{tensors} tensors") };
                 vec![path, size(*bytes), format.clone(), tensors]
             }
@@ -161,9 +161,9 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
             .iter()
             .flat_map(|file| {
                 let path = String::from_utf8_lossy(&file.path).into_owned();
-                tensors(file).map(move |(len, Tensor(name, dtype, shape))| {
-                    let shape = shape.as_ref().map_or_else(String::new, |shape| format!("{shape:?}"));
-                    vec![name.clone(), dtype.clone().unwrap_or_default(), shape, size(len), path.clone()]
+                file.tensors().into_iter().map(move |TensorRef { name, dtype, shape, len, .. }| {
+                    let shape = shape.map_or_else(String::new, |shape| format!("{shape:?}"));
+                    vec![name.to_owned(), dtype.unwrap_or_default().to_owned(), shape, size(len), path.clone()]
                 })
             })
             .collect();
@@ -173,11 +173,6 @@ pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
     print(&text)
 }
 
-fn tensors(file: &File) -> impl Iterator<Item = (u64, &Tensor)> {
-    let segments = if let Content::File { segments, .. } = &file.content { &segments[..] } else { &[] };
-    segments.iter().filter_map(|Segment(len, _, _, tensor)| tensor.as_ref().map(|tensor| (*len, tensor)))
-}
-
 fn member_json(file: &File, with_tensors: bool) -> MemberJson {
     let (kind, format, target) = match &file.content {
         Content::File { format, .. } => ("file", Some(format.clone()), None),
@@ -185,12 +180,13 @@ fn member_json(file: &File, with_tensors: bool) -> MemberJson {
         Content::Link { target } => ("link", None, Some(String::from_utf8_lossy(target).into_owned())),
     };
     let list = || {
-        tensors(file)
-            .map(|(bytes, Tensor(name, dtype, shape))| TensorJson {
-                name: name.clone(),
-                dtype: dtype.clone(),
-                shape: shape.clone(),
-                bytes,
+        file.tensors()
+            .into_iter()
+            .map(|TensorRef { name, dtype, shape, len, .. }| TensorJson {
+                name: name.to_owned(),
+                dtype: dtype.map(str::to_owned),
+                shape: shape.map(<[u64]>::to_vec),
+                bytes: len,
             })
             .collect()
     };

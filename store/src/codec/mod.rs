@@ -172,9 +172,9 @@ impl Encoder {
 /// The shape that elements of a type are cut in.
 fn shape_of(dtype: Dtype) -> Shape {
     let (width, rotated) = match dtype {
-        Dtype::F64 => (8, true),
+        Dtype::F64 | Dtype::C128 => (8, true),
         Dtype::F32 | Dtype::C64 => (4, true),
-        Dtype::F16 | Dtype::BF16 => (2, true),
+        Dtype::F16 | Dtype::BF16 | Dtype::C32 => (2, true),
         Dtype::I64 | Dtype::U64 => (8, false),
         Dtype::I32 | Dtype::U32 => (4, false),
         Dtype::I16 | Dtype::U16 => (2, false),

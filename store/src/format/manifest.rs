@@ -66,6 +66,9 @@ pub enum Content {
         format: String,
         /// Ranges from offset 0 on, without gap.
         segments: Vec<Segment>,
+        /// The tensors in it that are no segment.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        views: Vec<View>,
     },
     /// A directory.
     Directory,
@@ -84,6 +87,11 @@ pub struct Segment(pub u64, pub Option<u32>, pub u32, pub Option<Tensor>);
 /// What a segment's bytes mean: name, dtype and shape, the latter two as far as the container tells them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tensor(pub String, pub Option<String>, pub Option<Vec<u64>>);
+
+/// A tensor that is no segment: name, dtype, shape, strides in elements (none: row-major with nothing between), the byte of
+/// the file where its first element begins, and the bytes from there to the end of its last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View(pub String, pub Option<String>, pub Vec<u64>, pub Option<Vec<u64>>, pub u64, pub u64);
 
 /// A piece of a file that lies in one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,7 +226,13 @@ impl Manifest {
                 Content::Link { .. } => {
                     return Err(FormatError::damaged(format!("the link {} leads out of it", lossy(&file.path))));
                 }
-                Content::File { size, segments, .. } => self.check_segments(file, *size, segments, &before)?,
+                Content::File { size, segments, views, .. } => {
+                    self.check_segments(file, *size, segments, &before)?;
+                    if let Some(view) = views.iter().find(|view| !view.fits(*size)) {
+                        let path = lossy(&file.path);
+                        return Err(FormatError::damaged(format!("{path} has no such tensor as {:?}", view.0)));
+                    }
+                }
             }
         }
         Ok(())

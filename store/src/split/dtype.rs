@@ -1,5 +1,5 @@
-//! The types of tensor elements, under the names that safetensors gives them. Never says anything about byte order: every
-//! container we split is little-endian, and the store keeps bytes as they are.
+//! The types of tensor elements, under the names that safetensors gives them. Always little-endian: elements of another
+//! order are of a type that has only a name.
 
 use std::fmt;
 
@@ -81,10 +81,53 @@ dtypes! {
     F64 = "F64", 64;
     /// Complex number of two `F32`.
     C64 = "C64", 64;
+    /// Complex number of two `F16`; safetensors has no such type.
+    C32 = "C32", 32;
+    /// Complex number of two `F64`; safetensors has no such type.
+    C128 = "C128", 128;
+}
+
+impl Dtype {
+    /// Gives the bytes of so many elements; `None` when they are no whole number of bytes, or too many.
+    pub fn bytes_of(self, elements: u64) -> Option<u64> {
+        let bits = elements.checked_mul(u64::from(self.bits()))?;
+        (bits % 8 == 0).then_some(bits / 8)
+    }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// What a container says about the elements of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// A type that we know.
+    Known(Dtype),
+    /// Another one, by the name that its container has for it: `Q4_K`, `>f4`.
+    Named(String),
+}
+
+impl ElementType {
+    /// Gives the type if it is one that we know.
+    pub fn known(&self) -> Option<Dtype> {
+        if let Self::Known(dtype) = self { Some(*dtype) } else { None }
+    }
+}
+
+impl From<Dtype> for ElementType {
+    fn from(dtype: Dtype) -> Self {
+        Self::Known(dtype)
+    }
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(dtype) => dtype.fmt(f),
+            Self::Named(name) => f.write_str(name),
+        }
     }
 }

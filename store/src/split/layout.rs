@@ -23,7 +23,7 @@ use std::io;
 use rayon::prelude::*;
 
 use self::plan::Plan;
-use super::{Dtype, Kind, Segment, Source, Split, cdc};
+use super::{Dtype, ElementType, Kind, Segment, Source, Split, cdc};
 use crate::limits::{CDC_BYTES, LITERAL_BYTES_MAX, SMALL_FILE_BYTES, SMALL_TENSOR_BYTES};
 
 /// The chunks of a checkpoint and where its segments lie in them.
@@ -122,8 +122,13 @@ enum Rule {
 
 fn rule_for(segment: &Segment) -> Rule {
     match &segment.kind {
-        Kind::Tensor { dtype, .. } => {
-            let hint = dtype.map_or(ElementHint::Unknown, ElementHint::Dtype);
+        Kind::Tensor { .. } | Kind::Storage { .. } => {
+            let known = match &segment.kind {
+                Kind::Tensor { dtype, .. } => dtype.as_ref().and_then(ElementType::known),
+                Kind::Storage { dtype } => *dtype,
+                Kind::Literal | Kind::Opaque => None,
+            };
+            let hint = known.map_or(ElementHint::Unknown, ElementHint::Dtype);
             if segment.len < SMALL_TENSOR_BYTES { Rule::SharedChunk(hint) } else { Rule::OwnChunks(hint) }
         }
         Kind::Literal if segment.len <= LITERAL_BYTES_MAX => Rule::LiteralStream,

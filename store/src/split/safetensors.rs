@@ -11,7 +11,7 @@ use std::{fmt, io};
 use serde::Deserializer as _;
 use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Dtype, Format, Found, HEAD_BYTES, Kind, Source, Split, fill_gaps};
+use super::{Dtype, ElementType, Format, Found, Kind, Parts, Source, View};
 use crate::limits::{DIMENSIONS_MAX, SAFETENSORS_HEADER_BYTES_MAX};
 
 /// Bytes of the length before the header.
@@ -19,11 +19,11 @@ const LENGTH_BYTES: u64 = 8;
 
 /// Says whether a file of `size` bytes that begins with `head` may be one, so that no other file's length is believed.
 pub(super) fn looks_like(head: &[u8], size: u64) -> bool {
-    head.len() == HEAD_BYTES && head[8] == b'{' && header_len(head).is_some_and(|len| len <= size - LENGTH_BYTES)
+    head.get(8) == Some(&b'{') && header_len(head).is_some_and(|len| len <= size - LENGTH_BYTES)
 }
 
 /// Finds the segments, or nothing if there is any doubt.
-pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
+pub(super) fn split(source: &dyn Source) -> io::Result<Option<Parts>> {
     let mut length = [0; LENGTH_BYTES as usize];
     source.read_exact_at(&mut length, 0)?;
     let Some(len) = header_len(&length) else {
@@ -33,8 +33,7 @@ pub(super) fn split(source: &dyn Source) -> io::Result<Option<Split>> {
     source.read_exact_at(&mut header, LENGTH_BYTES)?;
     let tensors = parse(&header);
     drop(header);
-    let segments = tensors.and_then(|tensors| place(tensors, LENGTH_BYTES + len, source.size()));
-    Ok(segments.map(|segments| Split { format: Format::Safetensors, segments }))
+    Ok(tensors.and_then(|tensors| place(tensors, LENGTH_BYTES + len)))
 }
 
 /// Whether the file ends before its header does, or before the last tensor that the header names.
@@ -59,16 +58,18 @@ fn header_len(head: &[u8]) -> Option<u64> {
     (2..=SAFETENSORS_HEADER_BYTES_MAX).contains(&len).then_some(len)
 }
 
-/// Moves the tensors to where the data begins and fills the gaps.
-fn place(tensors: Vec<(String, Info)>, data: u64, size: u64) -> Option<Vec<super::Segment>> {
-    let mut found = Vec::with_capacity(tensors.len());
-    for (name, info) in tensors {
-        let start = data.checked_add(info.begin)?;
-        let end = data.checked_add(info.end)?;
-        let kind = Kind::Tensor { name, dtype: info.dtype, shape: Some(info.shape) };
-        found.push(Found { start, end, kind });
+/// Moves the tensors to where the data begins.
+fn place(tensors: Vec<(String, Info)>, data: u64) -> Option<Parts> {
+    let mut parts = Parts::of(Format::Safetensors);
+    for (name, Info { dtype, shape, begin, end }) in tensors {
+        let (start, end) = (data.checked_add(begin)?, data.checked_add(end)?);
+        if start == end {
+            parts.views.push(View { name, dtype: Some(dtype), shape, strides: None, offset: start, len: 0 });
+        } else {
+            parts.found.push(Found { start, end, kind: Kind::Tensor { name, dtype: Some(dtype), shape: Some(shape) } });
+        }
     }
-    fill_gaps(found, size)
+    Some(parts)
 }
 
 /// Reads the header; nothing if it is not one.
@@ -86,8 +87,8 @@ fn parse(header: &[u8]) -> Option<Vec<(String, Info)>> {
 
 /// What the header says about one tensor, checked in itself.
 struct Info {
-    /// `None` for a type that came after this code; its size then can't be checked and the offsets are all we have.
-    dtype: Option<Dtype>,
+    /// Of a type that came after this code the size can't be checked, and the offsets are all we have.
+    dtype: ElementType,
     shape: Vec<u64>,
     begin: u64,
     end: u64,
@@ -98,9 +99,9 @@ impl Info {
         let Some(len) = self.end.checked_sub(self.begin) else {
             return false;
         };
-        let Some(dtype) = self.dtype else { return true };
+        let Some(dtype) = self.dtype.known() else { return true };
         let elements = self.shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
-        elements.and_then(|elements| elements.checked_mul(u64::from(dtype.bits()))) == len.checked_mul(8)
+        elements.and_then(|elements| dtype.bytes_of(elements)) == Some(len)
     }
 }
 
@@ -124,10 +125,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             if !info.has_its_size() {
                 return Err(de::Error::custom("a tensor has not the size of its shape"));
             }
-            // Skipped here and not later: a header of two million empty tensors is cheap to write.
-            if info.begin != info.end {
-                tensors.push((name, info));
-            }
+            tensors.push((name, info));
         }
         Ok(tensors)
     }
@@ -152,7 +150,7 @@ impl<'de> Visitor<'de> for InfoVisitor {
         let (mut dtype, mut shape, mut offsets) = (None, None, None);
         while let Some(field) = map.next_key::<String>()? {
             let again = match field.as_str() {
-                "dtype" => dtype.replace(Dtype::parse(&map.next_value::<String>()?)).is_some(),
+                "dtype" => dtype.replace(element_type(map.next_value()?)).is_some(),
                 "shape" => shape.replace(map.next_value::<Shape>()?.0).is_some(),
                 "data_offsets" => offsets.replace(map.next_value::<(u64, u64)>()?).is_some(),
                 _ => {
@@ -169,6 +167,10 @@ impl<'de> Visitor<'de> for InfoVisitor {
         let (begin, end) = offsets.ok_or_else(|| de::Error::missing_field("data_offsets"))?;
         Ok(Info { dtype, shape, begin, end })
     }
+}
+
+fn element_type(name: String) -> ElementType {
+    Dtype::parse(&name).map_or(ElementType::Named(name), ElementType::Known)
 }
 
 /// A list of at most [`DIMENSIONS_MAX`] numbers.

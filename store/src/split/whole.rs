@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{HEAD_BYTES, Source, safetensors, torch_zip};
+use super::{HEAD_BYTES, Source, safetensors, zip};
 
 /// A zip's end record without its comment, and the longest comment.
 const END_BYTES: usize = 22;
@@ -18,7 +18,7 @@ pub fn cut_short(source: &dyn Source, name: &str) -> io::Result<Option<&'static 
     if head.is_empty() {
         return Ok(Some("it is empty"));
     }
-    if torch_zip::looks_like(head) {
+    if zip::looks_like(head) {
         return Ok((!ends_as_zip(source)?).then_some("its zip directory is not there yet"));
     }
     if head.starts_with(b"\x89HDF\r\n\x1a\n") {

@@ -16,7 +16,7 @@ use self::restore::{Restore, Shape};
 use crate::catalog::{State, refs};
 use crate::error::{Damage, Error, Result, Thing};
 use crate::format::catalog::Entry;
-use crate::format::manifest::{Content, Extent, Manifest, Segment, Tensor};
+use crate::format::manifest::{Content, Extent, Manifest};
 use crate::id::{ChunkId, PackId};
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
 use crate::ops::sound;
@@ -290,7 +290,7 @@ fn report_damage(
             places.push(Damage {
                 checkpoint: refs::name_of(&opened.entry),
                 file: String::from_utf8_lossy(&file.path).into_owned(),
-                tensor: tensor_at(&file.content, extent.file_at),
+                tensor: file.tensor_at(extent.file_at),
                 chunk: ids[*at],
                 pack: unreadable.pack,
                 reason: unreadable.reason.clone(),
@@ -298,15 +298,4 @@ fn report_damage(
         }
     }
     Error::Damaged(places)
-}
-
-/// The tensor that the byte at `at` of a file belongs to.
-pub fn tensor_at(content: &Content, at: u64) -> Option<String> {
-    let Content::File { segments, .. } = content else { return None };
-    let mut end = 0;
-    let segment = segments.iter().find(|Segment(len, ..)| {
-        end += len;
-        at < end
-    })?;
-    segment.3.as_ref().map(|Tensor(name, ..)| name.clone())
 }

@@ -14,7 +14,6 @@ use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, Extent, Manifest};
 use crate::id::{ChunkId, PackId};
 use crate::limits::CHUNK_BYTES_MAX;
-use crate::ops::get::tensor_at;
 use crate::ops::put::gather::{Gathered, Identity, MemberKind, SourceFile, gather};
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
 use crate::parallel::in_order;
@@ -237,7 +236,7 @@ fn damage(
         Damage {
             checkpoint: refs::name_of(entry),
             file: String::from_utf8_lossy(&file.path).into_owned(),
-            tensor: tensor_at(&file.content, extent.file_at),
+            tensor: file.tensor_at(extent.file_at),
             chunk: ids[*at],
             pack: unreadable.pack,
             reason: unreadable.reason.clone(),

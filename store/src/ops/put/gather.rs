@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::catalog::refs::distance;
 use crate::error::{Error, Result, Thing};
@@ -40,7 +41,7 @@ pub struct Member {
 /// What a member is.
 pub enum MemberKind {
     /// A regular file.
-    File(SourceFile),
+    File(Arc<SourceFile>),
     /// A directory.
     Directory,
     /// A symbolic link and where it points.
@@ -147,7 +148,7 @@ fn member_of(at: &Path, path: Vec<u8>, metadata: &Metadata, open: &mut usize) ->
         let now = file.metadata().map_err(|error| Error::io("read", at, error))?;
         *open += 1;
         let file = Some(file).filter(|_| *open <= OPEN_MAX);
-        MemberKind::File(SourceFile { path: at.to_owned(), identity: Identity::of(&now), file })
+        MemberKind::File(Arc::new(SourceFile { path: at.to_owned(), identity: Identity::of(&now), file }))
     } else {
         return Err(Error::Invalid(format!("{} is neither file, directory nor link", at.display())));
     };
@@ -205,7 +206,7 @@ impl Identity {
 
 impl Member {
     /// The file it is read from, when it is a regular file.
-    pub fn source(&self) -> Option<&SourceFile> {
+    pub fn source(&self) -> Option<&Arc<SourceFile>> {
         if let MemberKind::File(source) = &self.kind { Some(source) } else { None }
     }
 }

@@ -7,8 +7,10 @@ mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde_bytes::ByteBuf;
 
 use self::chunks::Chunks;
@@ -17,7 +19,7 @@ use crate::backend::{Backend, Key};
 use crate::catalog::{Draft, State, commit, refs};
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::{Change, Entry};
-use crate::format::manifest::{Content, File, Manifest, Segment, Tensor};
+use crate::format::manifest::{Content, File, Manifest, Segment, Tensor, View};
 use crate::format::pack::Line;
 use crate::id::{CheckpointId, PackId};
 use crate::limits::PUT_OVERHEAD_BYTES;
@@ -89,11 +91,9 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
     let state = State::load(backend)?;
     refuse_existing(&state, request)?;
     let gathered = gather(&request.paths, store.root())?;
-    let sources: Vec<&SourceFile> = gathered.members.iter().filter_map(Member::source).collect();
-    let splits = sources
-        .iter()
-        .map(|source| split::split(*source).map_err(|error| source.read_error(error)))
-        .collect::<Result<Vec<_>>>()?;
+    let opened: Vec<&Arc<SourceFile>> = gathered.members.iter().filter_map(Member::source).collect();
+    let splits = split_all(&opened)?;
+    let sources: Vec<&SourceFile> = opened.into_iter().map(|source| &**source).collect();
     let layout = lay_out(&sources, &splits)?;
     let mut chunks = Chunks::new(&sources, &layout, backend, store.id(), session.id());
     let besides = state.commit_bytes() + PUT_OVERHEAD_BYTES + room::described_bytes(&gathered, &splits);
@@ -218,6 +218,15 @@ fn settle_packs(
     Ok(lost)
 }
 
+/// Splits the files in parallel; a checkpoint of shards has many.
+fn split_all(sources: &[&Arc<SourceFile>]) -> Result<Vec<Split>> {
+    let split = |source: &&Arc<SourceFile>| {
+        let reading: Arc<dyn Source> = Arc::<SourceFile>::clone(source);
+        split::split(&reading).map_err(|error| source.read_error(error))
+    };
+    sources.par_iter().map(split).collect()
+}
+
 fn lay_out(sources: &[&SourceFile], splits: &[Split]) -> Result<Layout> {
     let files: Vec<(&dyn Source, &Split)> = sources.iter().map(|source| *source as &dyn Source).zip(splits).collect();
     split::lay_out(&files).map_err(|error| {
@@ -261,16 +270,21 @@ fn describe(
                 let segments = split.segments.iter().zip(placements).map(|(segment, placement)| {
                     let tensor = match &segment.kind {
                         Kind::Tensor { name, dtype, shape } => {
-                            Some(Tensor(name.clone(), dtype.map(|dtype| dtype.name().to_owned()), shape.clone()))
+                            Some(Tensor(name.clone(), dtype.as_ref().map(ToString::to_string), shape.clone()))
                         }
-                        Kind::Literal | Kind::Opaque => None,
+                        Kind::Storage { .. } | Kind::Literal | Kind::Opaque => None,
                     };
                     match *placement {
                         Placement::Chunks { chunk, at } => Segment(segment.len, Some(chunk), at, tensor),
                         Placement::Inline { at } => Segment(segment.len, None, at, tensor),
                     }
                 });
-                Content::File { size: source.size(), format: split.format.to_string(), segments: segments.collect() }
+                let views = split.views.iter().cloned().map(|view| {
+                    let dtype = view.dtype.map(|dtype| dtype.to_string());
+                    View(view.name, dtype, view.shape, view.strides, view.offset, view.len)
+                });
+                let format = split.format.to_string();
+                Content::File { size: source.size(), format, segments: segments.collect(), views: views.collect() }
             }
         };
         files.push(File {

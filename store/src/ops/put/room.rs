@@ -10,14 +10,15 @@ use crate::space::Budget;
 use crate::split::Split;
 use crate::store::Store;
 
-/// Bytes that a manifest has for each member and each segment besides its path and its chunks; more than it takes once packed.
+/// Bytes that a manifest has for each member, segment and view besides its path and its chunks; more than it takes once packed.
 const DESCRIPTION_BYTES: usize = 64;
 
 /// The most bytes of a manifest besides its chunks.
 pub fn described_bytes(gathered: &Gathered, splits: &[Split]) -> u64 {
     let members: usize = gathered.members.iter().map(|member| member.path.len() + DESCRIPTION_BYTES).sum();
-    let segments: usize = splits.iter().map(|split| split.segments.len() * DESCRIPTION_BYTES).sum();
-    (members + segments) as u64
+    let described = |split: &Split| (split.segments.len() + split.views.len()) * DESCRIPTION_BYTES;
+    let tensors: usize = splits.iter().map(described).sum();
+    (members + tensors) as u64
 }
 
 /// Adds to an error that tells of too little room what is needed and what would help. Others stay as they are.

@@ -10,7 +10,6 @@ use crate::format::catalog::Entry;
 use crate::format::manifest::Manifest;
 use crate::id::ChunkId;
 use crate::limits::{DAMAGE_LISTED_MAX, MISSING_MAX};
-use crate::ops::get::tensor_at;
 use crate::ops::reading::Unreadable;
 use crate::parallel::in_order;
 use crate::progress::Progress;
@@ -118,7 +117,7 @@ pub fn damage_of(
                 damaged.push(Damage {
                     checkpoint: refs::name_of(entry),
                     file: String::from_utf8_lossy(&file.path).into_owned(),
-                    tensor: tensor_at(&file.content, extent.file_at),
+                    tensor: file.tensor_at(extent.file_at),
                     chunk,
                     pack: unreadable.pack,
                     reason: unreadable.reason,

@@ -7,12 +7,14 @@ use super::*;
 use crate::limits::*;
 
 fn tensor(name: &str, len: u64, dtype: Option<Dtype>) -> Segment {
-    Segment { len, kind: Kind::Tensor { name: name.into(), dtype, shape: None } }
+    Segment { len, kind: Kind::Tensor { name: name.into(), dtype: dtype.map(ElementType::from), shape: None } }
 }
 
 fn plan(files: &[(Vec<u8>, Vec<Segment>)]) -> Layout {
-    let splits: Vec<_> =
-        files.iter().map(|(_, segments)| Split { format: Format::Opaque, segments: segments.clone() }).collect();
+    let splits: Vec<_> = files
+        .iter()
+        .map(|(_, segments)| Split { format: Format::Opaque, segments: segments.clone(), views: vec![] })
+        .collect();
     rebuild_from(&files.iter().map(|(file, _)| &file[..]).collect::<Vec<_>>(), &splits)
 }
 

@@ -2,10 +2,14 @@
 
 use super::super::*;
 
-/// A source in memory.
-pub struct Bytes<'a>(pub &'a [u8]);
+/// These bytes as a file.
+pub fn source(bytes: &[u8]) -> Arc<dyn Source> {
+    Arc::new(Bytes(bytes.to_vec()))
+}
 
-impl Source for Bytes<'_> {
+struct Bytes(pub Vec<u8>);
+
+impl Source for Bytes {
     fn size(&self) -> u64 {
         self.0.len() as u64
     }
@@ -171,25 +175,25 @@ pub fn segments(split: &Split) -> Vec<(u64, String)> {
         Kind::Literal => "literal".into(),
         Kind::Opaque => "opaque".into(),
         Kind::Tensor { name, dtype, shape } => {
-            let dtype = dtype.map_or("?", Dtype::name);
+            let dtype = dtype.as_ref().map_or("?".into(), ElementType::to_string);
             let shape = shape.as_ref().map_or("?".into(), |shape| format!("{shape:?}"));
             format!("{name} {dtype} {shape}")
         }
+        Kind::Storage { dtype } => format!("storage {}", dtype.map_or("?", Dtype::name)),
     };
     split.segments.iter().map(|segment| (segment.len, words(&segment.kind))).collect()
 }
 
 /// Splits the files and lays them out, twice; checks every promise of a layout and that it gives the files back.
 pub fn rebuild(files: &[&[u8]]) -> (Vec<Split>, Layout) {
-    let sources: Vec<_> = files.iter().map(|file| Bytes(file)).collect();
-    let splits: Vec<_> = sources.iter().map(|source| split(source).unwrap()).collect();
+    let splits: Vec<_> = files.iter().map(|file| split(&source(file)).unwrap()).collect();
     let layout = rebuild_from(files, &splits);
     (splits, layout)
 }
 
 pub fn rebuild_from(files: &[&[u8]], splits: &[Split]) -> Layout {
-    let sources: Vec<_> = files.iter().map(|file| Bytes(file)).collect();
-    let input: Vec<(&dyn Source, &Split)> = sources.iter().map(|source| source as &dyn Source).zip(splits).collect();
+    let sources: Vec<_> = files.iter().map(|file| source(file)).collect();
+    let input: Vec<(&dyn Source, &Split)> = sources.iter().map(|source| &**source).zip(splits).collect();
     let layout = lay_out(&input).unwrap();
     assert_eq!(lay_out(&input).unwrap(), layout, "not the same plan twice");
     let gather = |ranges: &[Range]| {
