@@ -1,7 +1,90 @@
 //! The tensors that a manifest names, whether they are segments or views. Never says where chunks are.
 
-use super::manifest::{Content, File, Segment, Tensor, View};
+use super::manifest::{Content, File, Manifest, Segment, Tensor, View};
 use crate::limits::DIMENSIONS_MAX;
+
+/// Where the ranges of one file lie.
+pub struct FileMap<'a> {
+    manifest: &'a Manifest,
+    segments: &'a [Segment],
+    /// Byte of the file where each segment begins.
+    starts: Vec<u64>,
+}
+
+/// A part of a range of a file that lies in one chunk, or inline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// In a chunk of the manifest's table.
+    Chunk {
+        /// Place in the table.
+        chunk: u32,
+        /// Byte of the chunk where it begins.
+        at: u32,
+        /// Bytes.
+        len: u32,
+    },
+    /// Among the manifest's inline bytes.
+    Inline {
+        /// Byte of those where it begins.
+        at: u32,
+        /// Bytes.
+        len: u32,
+    },
+}
+
+impl Manifest {
+    /// Where the ranges of file `file` lie.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn map(&self, file: u32) -> FileMap<'_> {
+        let segments = match &self.files[file as usize].content {
+            Content::File { segments, .. } => &segments[..],
+            _ => &[],
+        };
+        let mut at = 0;
+        let starts = segments.iter().map(|segment| {
+            at += segment.0;
+            at - segment.0
+        });
+        let starts = starts.collect();
+        FileMap { manifest: self, segments, starts }
+    }
+}
+
+impl FileMap<'_> {
+    /// The pieces of `len` bytes from `offset` on, in order; what lies past the end of the file is left out.
+    pub fn pieces(&self, offset: u64, len: u64) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let end = offset.saturating_add(len);
+        let first = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
+        for (Segment(len, place, at, _), start) in self.segments.iter().zip(&self.starts).skip(first) {
+            let (from, to) = (offset.max(*start), end.min(start + len));
+            if from >= to {
+                break;
+            }
+            let (mut skip, mut left) = (from - start, to - from);
+            let Some(mut chunk) = *place else {
+                // Inline bytes are few: the sum fits.
+                pieces.push(Piece::Inline { at: at + skip as u32, len: left as u32 });
+                continue;
+            };
+            let mut at = *at;
+            while left > 0 {
+                let in_chunk = u64::from(self.manifest.chunk_lens[chunk as usize] - at);
+                if skip >= in_chunk {
+                    skip -= in_chunk;
+                } else {
+                    let len = left.min(in_chunk - skip) as u32;
+                    pieces.push(Piece::Chunk { chunk, at: at + skip as u32, len });
+                    (skip, left) = (0, left - u64::from(len));
+                }
+                (chunk, at) = (chunk + 1, 0);
+            }
+        }
+        pieces
+    }
+}
 
 /// A tensor of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

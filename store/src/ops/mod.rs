@@ -6,11 +6,14 @@ pub mod copy;
 pub mod gc;
 pub mod get;
 pub mod import;
+pub mod opened;
 pub mod put;
 pub mod reading;
 pub mod repair;
 pub mod sound;
 pub mod stats;
+pub mod stream;
+pub mod tensors;
 pub mod verify;
 
 use std::borrow::Cow;

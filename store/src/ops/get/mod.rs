@@ -13,16 +13,16 @@ use std::time::Instant;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use self::restore::{Restore, Shape};
-use crate::catalog::{State, refs};
-use crate::error::{Damage, Error, Result, Thing};
+use crate::catalog::refs;
+use crate::error::{Error, Result, Thing};
 use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, Extent, Manifest};
-use crate::id::{ChunkId, PackId};
+use crate::id::ChunkId;
+use crate::ops::opened::Opened;
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
-use crate::ops::sound;
+use crate::ops::stream::{Reader, Span};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
-use crate::session::{Session, pin_if_possible};
 use crate::store::Store;
 
 /// What to give back, and where to.
@@ -51,23 +51,11 @@ pub struct GetReport {
     pub seconds: f64,
 }
 
-/// An opened checkpoint: its manifest, and the session that keeps its chunks.
-struct Opened {
-    entry: Entry,
-    manifest: Manifest,
-    state: State,
-    /// Keeps the checkpoint while it is read; none on a store that can't be written to.
-    _session: Option<Session>,
-}
-
-/// Chunks handled between two writes to a stream.
-const STREAM_BATCH: usize = 16;
-
 /// Gives a checkpoint back as files. A destination that is a directory gets them by their own names, otherwise it becomes
 /// the file, if there is one, or the directory.
 pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &dyn Progress) -> Result<GetReport> {
     let started = Instant::now();
-    let opened = open(store, request, progress)?;
+    let (opened, pinned) = Opened::by_ref(store, "get", &request.reference, progress)?;
     let chosen = choose(&opened, request)?;
     let (target, shape) = aim(&opened.manifest, request, &chosen, destination)?;
     let restore = Restore::begin(&opened.manifest, &chosen, shape, &target, request.force)?;
@@ -80,7 +68,7 @@ pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &d
     let groups: Vec<&[Extent]> = extents.chunk_by(|a, b| a.chunk == b.chunk).collect();
     let reader = ChunkReader::new(store.backend(), store.id());
     let ids: Vec<ChunkId> = groups.iter().map(|group| opened.manifest.chunk_id(group[0].chunk as usize)).collect();
-    let places = reader.places(&ids, store.index(), &opened.state.head, progress)?;
+    let places = reader.places(&ids, store.index(), &pinned.state.head, progress)?;
     progress.begin(Stage::Read, extents.iter().map(|extent| u64::from(extent.len)).sum());
     let damaged = in_order(groups.len(), progress, Buffers::new, |buffers, at| {
         let raw_len = opened.manifest.chunk_lens[groups[at][0].chunk as usize];
@@ -98,7 +86,11 @@ pub fn get(store: &Store, request: &GetRequest, destination: &Path, progress: &d
     })?;
     let damaged: Vec<(usize, Unreadable)> = damaged.into_iter().flatten().collect();
     if !damaged.is_empty() {
-        return Err(report_damage(store, &opened, &damaged, &groups, &ids));
+        let damaged = damaged.iter().flat_map(|(at, unreadable)| {
+            let id = ids[*at];
+            groups[*at].iter().map(move |extent| (extent.file, extent.file_at, id, unreadable))
+        });
+        return Err(opened.damage(store, damaged));
     }
     restore.finish()?;
     let report = GetReport {
@@ -119,7 +111,7 @@ pub fn get_stream(
     progress: &dyn Progress,
 ) -> Result<GetReport> {
     let started = Instant::now();
-    let opened = open(store, request, progress)?;
+    let (opened, pinned) = Opened::by_ref(store, "get", &request.reference, progress)?;
     let mut chosen = choose(&opened, request)?;
     chosen.retain(|file| is_file(&opened.manifest, *file));
     let [file] = chosen[..] else {
@@ -129,69 +121,17 @@ pub fn get_stream(
             chosen.len()
         )));
     };
-    let extents = opened.manifest.extents(file);
-    let reader = ChunkReader::new(store.backend(), store.id());
-    let ids: Vec<ChunkId> = extents.iter().map(|extent| opened.manifest.chunk_id(extent.chunk as usize)).collect();
-    let places = reader.places(&ids, store.index(), &opened.state.head, progress)?;
     let size = opened.manifest.files[file as usize].size();
-    progress.begin(Stage::Read, size);
-    let inline = opened.manifest.inline_pieces(file);
-    let mut pieces: Vec<(u64, Vec<u8>)> =
-        inline.map(|(at, range)| (at, opened.manifest.inline[range].to_vec())).collect();
-    let mut at = 0;
     let broken_pipe = |error| Error::io("write", Path::new("the stream"), error);
-    for start in (0..extents.len().max(1)).step_by(STREAM_BATCH) {
-        let batch = &extents[start.min(extents.len())..extents.len().min(start + STREAM_BATCH)];
-        let decoded = in_order(batch.len(), progress, Buffers::new, |buffers, nr| {
-            let extent = batch[nr];
-            let raw_len = opened.manifest.chunk_lens[extent.chunk as usize];
-            Ok(match reader.read(ids[start + nr], places[start + nr], raw_len, buffers)? {
-                Ok(raw) => Ok(raw[extent.chunk_at as usize..(extent.chunk_at + extent.len) as usize].to_vec()),
-                Err(unreadable) => Err(unreadable),
-            })
-        })?;
-        for (nr, piece) in decoded.into_iter().enumerate() {
-            let piece = piece.map_err(|unreadable| {
-                let group = std::slice::from_ref(&batch[nr]);
-                report_damage(store, &opened, &[(0, unreadable)], &[group], &[ids[start + nr]])
-            })?;
-            pieces.push((batch[nr].file_at, piece));
-        }
-        pieces.sort_unstable_by_key(|(at, _)| *at);
-        let ready = pieces.iter().scan(at, |end, (at, piece)| {
-            let follows = *at == *end;
-            *end += piece.len() as u64;
-            Some(follows)
-        });
-        let ready = ready.take_while(|follows| *follows).count();
-        for (_, piece) in pieces.drain(..ready) {
-            to.write_all(&piece).map_err(broken_pipe)?;
-            at += piece.len() as u64;
-            progress.advance(piece.len() as u64);
-        }
-    }
+    progress.begin(Stage::Read, size);
+    let span = Span { file, offset: 0, len: size };
+    Reader::new(store, &pinned.state).stream(&opened, &[span], progress, &mut |_, bytes| {
+        to.write_all(bytes).map_err(broken_pipe)?;
+        progress.advance(bytes.len() as u64);
+        Ok(())
+    })?;
     to.flush().map_err(broken_pipe)?;
     Ok(GetReport { entry: opened.entry, path: None, files: 1, bytes: size, seconds: started.elapsed().as_secs_f64() })
-}
-
-fn open(store: &Store, request: &GetRequest, progress: &dyn Progress) -> Result<Opened> {
-    // The session and its pin come before HEAD is read for good, so that gc either sees the pin or this get sees that the
-    // checkpoint is gone.
-    let session = match Session::register(store.root(), "get") {
-        Ok(session) => Some(session),
-        // Where nobody can write, nobody can delete.
-        Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    let reference = sound::settle(store, &request.reference, progress)?;
-    let entry = refs::resolve(&State::load(store.backend())?, &reference)?.clone();
-    let session = pin_if_possible(session, [entry.id])?;
-    let state = State::load(store.backend())?;
-    if state.entry(entry.id).is_none() {
-        return Err(Error::NotFound { thing: Thing::Checkpoint, name: request.reference.clone(), near: Vec::new() });
-    }
-    let manifest = store.manifest(entry.id)?;
-    Ok(Opened { entry, manifest, state, _session: session })
 }
 
 fn is_file(manifest: &Manifest, file: u32) -> bool {
@@ -269,33 +209,4 @@ fn aim(manifest: &Manifest, request: &GetRequest, chosen: &[u32], destination: &
         None if into => (destination.to_owned(), Shape::Members),
         _ => (destination.to_owned(), Shape::Tree),
     })
-}
-
-/// Names what the damaged chunks belong to, and sets them aside so that storing the same bytes again heals them.
-fn report_damage(
-    store: &Store,
-    opened: &Opened,
-    damaged: &[(usize, Unreadable)],
-    groups: &[&[Extent]],
-    ids: &[ChunkId],
-) -> Error {
-    let aside: Vec<(ChunkId, PackId)> =
-        damaged.iter().filter_map(|(at, unreadable)| unreadable.pack.map(|pack| (ids[*at], pack))).collect();
-    // Best effort: it only decides whether the next put of these bytes already heals them.
-    let _ = store.index().set_aside(&aside);
-    let mut places = Vec::new();
-    for (at, unreadable) in damaged {
-        for extent in groups[*at] {
-            let file = &opened.manifest.files[extent.file as usize];
-            places.push(Damage {
-                checkpoint: refs::name_of(&opened.entry),
-                file: String::from_utf8_lossy(&file.path).into_owned(),
-                tensor: file.tensor_at(extent.file_at),
-                chunk: ids[*at],
-                pack: unreadable.pack,
-                reason: unreadable.reason.clone(),
-            });
-        }
-    }
-    Error::Damaged(places)
 }

@@ -1,0 +1,95 @@
+//! Checkpoints that are open for reading: no gc takes away what they need. Never reads a chunk.
+
+use std::collections::HashSet;
+
+use crate::catalog::{State, refs};
+use crate::error::{Damage, Error, Result, Thing};
+use crate::format::catalog::Entry;
+use crate::format::manifest::Manifest;
+use crate::id::{CheckpointId, ChunkId, PackId};
+use crate::ops::reading::Unreadable;
+use crate::ops::sound;
+use crate::progress::Progress;
+use crate::session::{Session, pin_if_possible};
+use crate::store::Store;
+
+/// Keeps checkpoints while they are read.
+pub struct Pinned {
+    /// What the store holds, as read after they were pinned.
+    pub state: State,
+    /// None on a store that can't be written to.
+    _session: Option<Session>,
+}
+
+/// One checkpoint that is kept.
+pub struct Opened {
+    /// What the catalog says of it.
+    pub entry: Entry,
+    /// Its description.
+    pub manifest: Manifest,
+}
+
+impl Pinned {
+    /// Pins those checkpoints that `choose` chooses of what the store holds, for a session that does `what`. Those that were
+    /// dropped meanwhile are not in the state any more.
+    pub fn new(store: &Store, what: &str, choose: impl FnOnce(&State) -> Result<Vec<CheckpointId>>) -> Result<Self> {
+        // The session and its pins come before HEAD is read for good, so that gc either sees the pin or this reader sees that
+        // the checkpoint is gone.
+        let session = match Session::register(store.root(), what) {
+            Ok(session) => Some(session),
+            // Where nobody can write, nobody can delete.
+            Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let chosen = choose(&State::load(store.backend())?)?;
+        let session = pin_if_possible(session, chosen)?;
+        Ok(Self { state: State::load(store.backend())?, _session: session })
+    }
+}
+
+impl Opened {
+    /// The checkpoint that a ref names, and what keeps it for a session that does `what`.
+    pub fn by_ref(store: &Store, what: &str, reference: &str, progress: &dyn Progress) -> Result<(Self, Pinned)> {
+        let settled = sound::settle(store, reference, progress)?;
+        let mut chosen = None;
+        let pinned = Pinned::new(store, what, |state| {
+            let id = refs::resolve(state, &settled)?.id;
+            chosen = Some(id);
+            Ok(vec![id])
+        })?;
+        let gone = || Error::NotFound { thing: Thing::Checkpoint, name: reference.to_owned(), near: Vec::new() };
+        let entry = chosen.and_then(|id| pinned.state.entry(id)).ok_or_else(gone)?.clone();
+        Ok((Self::of(store, entry)?, pinned))
+    }
+
+    /// A checkpoint that is kept by a session already.
+    pub fn of(store: &Store, entry: Entry) -> Result<Self> {
+        Ok(Self { manifest: store.manifest(entry.id)?, entry })
+    }
+
+    /// Names what damaged chunks belong to, each with a byte of a file that lies in it, and sets them aside so that storing
+    /// the same bytes again heals them.
+    pub fn damage<'a>(
+        &self,
+        store: &Store,
+        damaged: impl Iterator<Item = (u32, u64, ChunkId, &'a Unreadable)>,
+    ) -> Error {
+        let mut aside: HashSet<(ChunkId, PackId)> = HashSet::new();
+        let mut places = Vec::new();
+        for (file, file_at, chunk, unreadable) in damaged {
+            aside.extend(unreadable.pack.map(|pack| (chunk, pack)));
+            let file = &self.manifest.files[file as usize];
+            places.push(Damage {
+                checkpoint: refs::name_of(&self.entry),
+                file: String::from_utf8_lossy(&file.path).into_owned(),
+                tensor: file.tensor_at(file_at),
+                chunk,
+                pack: unreadable.pack,
+                reason: unreadable.reason.clone(),
+            });
+        }
+        // Best effort: it only decides whether the next put of these bytes already heals them.
+        let _ = store.index().set_aside(&aside.into_iter().collect::<Vec<_>>());
+        Error::Damaged(places)
+    }
+}
