@@ -119,9 +119,21 @@ pub struct Get {
     /// Only files whose path matches
     #[arg(long = "file", value_name = "GLOB")]
     pub files: Vec<String>,
+    /// Only tensors whose name matches, as one safetensors file
+    #[arg(long = "tensor", value_name = "GLOB")]
+    pub tensors: Vec<String>,
+    /// All tensors as one file of this format, whatever they were stored as
+    #[arg(long = "as", value_name = "FORMAT")]
+    pub as_format: Option<ExportFormat>,
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Hugging Face's safetensors
+    Safetensors,
 }
 
 #[derive(Debug, ClapArgs)]

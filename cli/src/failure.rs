@@ -159,6 +159,10 @@ fn hint(error: &Error) -> Option<String> {
             None => "`ckpt ls RUN` lists a run's checkpoints, with `--json` their ids".into(),
         },
         Error::NotFound { thing: Thing::Destination, .. } => "make the directory first".into(),
+        Error::NotFound { thing: Thing::Tensor, .. } => "`ckpt show REF --tensors` lists the tensors".into(),
+        Error::UnsuitedTensor { .. } => {
+            "`--tensor` chooses others; `ckpt get` without `--tensor` and `--as` gives the files as they were".into()
+        }
         Error::Exists { thing: Thing::Checkpoint, .. } => {
             "`--replace` takes its place; another `--run` or `--step` keeps both".into()
         }

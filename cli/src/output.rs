@@ -39,6 +39,11 @@ pub fn size(bytes: u64) -> String {
     format_size(bytes, FormatSizeOptions::from(DECIMAL).decimal_places(places))
 }
 
+/// A number of things: `1 tensor`, `2 tensors`.
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// How long ago something was, in one unit.
 pub fn age(time_ms: i64) -> String {
     let seconds = (jiff::Timestamp::now().as_millisecond() - time_ms).max(0) / 1000;

@@ -25,6 +25,8 @@ pub enum Thing {
     Policy,
     /// A file inside a checkpoint.
     File,
+    /// A tensor inside a checkpoint.
+    Tensor,
     /// A file or directory to be stored.
     Source,
     /// A file or directory to be written.
@@ -40,6 +42,7 @@ impl fmt::Display for Thing {
             Self::Tag => "tag",
             Self::Policy => "policy",
             Self::File => "file",
+            Self::Tensor => "tensor",
             Self::Source => "file or directory",
             Self::Destination => "destination",
         })
@@ -128,6 +131,14 @@ pub enum Error {
     /// The request can't be carried out as it was made.
     #[error("{0}")]
     Invalid(String),
+    /// A tensor can't be given as asked.
+    #[error("the tensor {name:?} {reason}")]
+    UnsuitedTensor {
+        /// Its name.
+        name: String,
+        /// Why: what follows its name in a sentence.
+        reason: String,
+    },
     /// A source changed while it was read. Nothing was stored.
     #[error("{path} changed while it was being stored: {what}")]
     Changed {

@@ -48,6 +48,8 @@ pub use ops::import::{
 pub use ops::put::{PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
+pub use ops::tensors::export::{ExportReport, ExportRequest};
+pub use ops::tensors::list::{ListedTensor, Since, TensorList};
 pub use ops::verify::{VerifyReport, VerifyRequest};
 pub use progress::{Notice, Progress, Quiet, Stage};
 pub use store::Store;

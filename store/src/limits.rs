@@ -35,6 +35,16 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 32 << 20;
 /// The most dimensions of a tensor.
 pub const DIMENSIONS_MAX: usize = 64;
 
+/// The most bytes that a tensor may have which an expansion (a stride of 0) makes larger than what is stored.
+pub const EXPANDED_BYTES_MAX: u64 = 16 << 30;
+
+/// The most checkpoints of its run that the tensors of one are compared with.
+pub const SHARED_LOOKS_MAX: usize = 16;
+
+/// The most bytes of small tensors that are read of a checkpoint to say which of them changed: what a command that only
+/// shows something may take its time for.
+pub const SINCE_READ_BYTES_MAX: u64 = 32 << 20;
+
 /// How deep containers are split that lie in each other: a safetensors in a zip in a tar.
 pub const SPLIT_DEPTH_MAX: usize = 3;
 

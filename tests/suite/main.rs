@@ -12,6 +12,7 @@ mod model;
 mod processes;
 mod protocol;
 mod repack;
+mod tensors;
 mod tidy;
 mod watch;
 mod writers;

@@ -8,6 +8,7 @@ mod list;
 mod policy;
 mod put;
 mod repair;
+mod show;
 mod verify;
 mod watch;
 
@@ -38,7 +39,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Put(args) => put::run(&context, args)?,
         Command::Get(args) => get::run(&context, &args)?,
         Command::Ls(args) => list::ls(&context, &args)?,
-        Command::Show(args) => list::show(&context, &args)?,
+        Command::Show(args) => show::show(&context, &args)?,
         Command::Rm(args) => collect::rm(&context, &args)?,
         Command::Tag(args) => {
             let (store, reference) = context.settle(&args.reference)?;

@@ -2,6 +2,7 @@
 
 use super::manifest::{Content, File, Manifest, Segment, Tensor, View};
 use crate::limits::DIMENSIONS_MAX;
+use crate::split::Dtype;
 
 /// Where the ranges of one file lie.
 pub struct FileMap<'a> {
@@ -146,18 +147,20 @@ impl File {
 impl View {
     /// Whether it lies in a file of `size` bytes, and its elements in it.
     pub(super) fn fits(&self, size: u64) -> bool {
-        let View(_, _, shape, strides, offset, len) = self;
+        let View(_, dtype, shape, strides, offset, len) = self;
         let is_inside = offset.checked_add(*len).is_some_and(|end| end <= size);
+        // Of an element whose type we don't know we know that it has at least one bit.
+        let bits = dtype.as_deref().and_then(Dtype::parse).map_or(1, Dtype::bits);
+        let reach = elements_reach(shape, strides.as_deref());
         is_inside
             && shape.len() <= DIMENSIONS_MAX
             && strides.as_ref().is_none_or(|strides| strides.len() == shape.len())
-            && elements_reach(shape, strides.as_deref())
-                .is_some_and(|reach| (reach == 0) == (*len == 0) && reach <= *len * 8)
+            && reach.and_then(|reach| reach.checked_mul(u64::from(bits))).is_some_and(|reach| reach.div_ceil(8) <= *len)
     }
 }
 
 /// From the first element to behind the last, in elements: 0 when there are none. Nothing when that overflows.
-pub fn elements_reach(shape: &[u64], strides: Option<&[u64]>) -> Option<u64> {
+fn elements_reach(shape: &[u64], strides: Option<&[u64]>) -> Option<u64> {
     let elements = shape.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim))?;
     let Some(strides) = strides.filter(|_| elements > 0) else { return Some(elements) };
     let last = shape

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod get;
 pub mod import;
 pub mod opened;
+pub mod place;
 pub mod put;
 pub mod reading;
 pub mod repair;
@@ -28,6 +29,8 @@ use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
+use self::tensors::export::{self, ExportReport, ExportRequest};
+use self::tensors::list::{self, TensorList};
 use self::verify::{VerifyReport, VerifyRequest};
 use crate::backend::disk::{Disk, OsDisk};
 use crate::catalog::policies::{Policy, PolicyUse};
@@ -52,6 +55,26 @@ impl Store {
     /// Writes one file of a checkpoint to a stream.
     pub fn get_stream(&self, request: &GetRequest, to: &mut dyn Write, progress: &dyn Progress) -> Result<GetReport> {
         get::get_stream(self, request, to, progress)
+    }
+
+    /// The tensors of a checkpoint, and what others of its run have of them.
+    pub fn tensors(&self, reference: &str, progress: &dyn Progress) -> Result<TensorList> {
+        list::list(self, reference, progress)
+    }
+
+    /// Gives tensors of a checkpoint as one safetensors file.
+    pub fn export(&self, request: &ExportRequest, destination: &Path, progress: &dyn Progress) -> Result<ExportReport> {
+        export::export(self, request, destination, progress)
+    }
+
+    /// Writes tensors of a checkpoint to a stream, as one safetensors file.
+    pub fn export_stream(
+        &self,
+        request: &ExportRequest,
+        to: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<ExportReport> {
+        export::export_stream(self, request, to, progress)
     }
 
     /// A ref that names what `reference` names without reading a chunk: for `RUN@latest-good`, which reads checkpoints whole

@@ -144,7 +144,7 @@ fn choose(opened: &Opened, request: &GetRequest) -> Result<Vec<u32>> {
     if request.files.is_empty() {
         return Ok((0..files.len() as u32).collect());
     }
-    let globs = globs(&request.files)?;
+    let globs = path_globs(&request.files)?;
     let mut parents = BTreeSet::new();
     let mut matched = BTreeSet::new();
     for (at, file) in files.iter().enumerate() {
@@ -168,18 +168,19 @@ fn choose(opened: &Opened, request: &GetRequest) -> Result<Vec<u32>> {
     Ok(matched.into_iter().collect())
 }
 
-fn globs(patterns: &[String]) -> Result<GlobSet> {
+/// Globs over paths as one.
+pub fn path_globs(patterns: &[String]) -> Result<GlobSet> {
+    // `--file config.json` finds it in any directory, as a bare name does in .gitignore.
+    let anywhere = patterns.iter().filter(|pattern| !pattern.contains('/')).map(|pattern| format!("**/{pattern}"));
+    name_globs(patterns.iter().cloned().chain(anywhere))
+}
+
+/// Globs over names as one.
+pub fn name_globs(patterns: impl IntoIterator<Item = String>) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let glob = |pattern: &str| {
-            let built = GlobBuilder::new(pattern).build();
-            built.map_err(|error| Error::Invalid(format!("{pattern:?} is no glob: {}", error.kind())))
-        };
-        set.add(glob(pattern)?);
-        // `--file config.json` finds it in any directory, as a bare name does in .gitignore.
-        if !pattern.contains('/') {
-            set.add(glob(&format!("**/{pattern}"))?);
-        }
+        let built = GlobBuilder::new(&pattern).build();
+        set.add(built.map_err(|error| Error::Invalid(format!("{pattern:?} is no glob: {}", error.kind())))?);
     }
     set.build().map_err(|error| Error::Invalid(error.to_string()))
 }

@@ -1,6 +1,10 @@
 //! The tensors of a checkpoint as commands know them: under names that are distinct in it, and told apart by their chunks
 //! wherever that is enough. Never reads a chunk to find a tensor.
 
+pub mod export;
+pub mod list;
+pub mod rows;
+
 use std::collections::HashMap;
 
 use crate::format::manifest::Manifest;
@@ -69,28 +73,37 @@ pub fn named(manifest: &Manifest) -> Vec<Named<'_>> {
     named.collect()
 }
 
-/// The identities of tensors of one checkpoint, as [`named`] gives them.
-pub fn identities(manifest: &Manifest, tensors: &[Named<'_>]) -> Vec<Identity> {
-    let mut identities = Vec::with_capacity(tensors.len());
-    for of_file in tensors.chunk_by(|a, b| a.file == b.file) {
-        let map = manifest.map(of_file[0].file);
-        identities.extend(of_file.iter().map(|named| {
-            let TensorRef { dtype, shape, strides, offset, len, .. } = named.tensor;
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(format!("{dtype:?} {shape:?} {strides:?}").as_bytes());
-            for piece in map.pieces(offset, len) {
+/// The identities of all tensors of a checkpoint, in the order of [`named`].
+pub fn identities(manifest: &Manifest) -> Vec<Identity> {
+    let mut identities = Vec::new();
+    let mut hasher = blake3::Hasher::new();
+    for (file, member) in (0..).zip(&manifest.files) {
+        let map = manifest.map(file);
+        for tensor in member.tensors() {
+            hasher.reset();
+            // Each part says how long it is, so that no two tensors are one text.
+            let dtype = tensor.dtype.unwrap_or_default();
+            hasher.update(&(dtype.len() as u64).to_le_bytes()).update(dtype.as_bytes());
+            for numbers in [tensor.shape, tensor.strides] {
+                let count = numbers.map_or(u64::MAX, |numbers| numbers.len() as u64);
+                hasher.update(&count.to_le_bytes());
+                numbers.unwrap_or_default().iter().for_each(|number| {
+                    hasher.update(&number.to_le_bytes());
+                });
+            }
+            for piece in map.pieces(tensor.offset, tensor.len) {
                 match piece {
                     Piece::Chunk { chunk, at, len } => {
                         hasher.update(&manifest.chunk_id(chunk as usize).0);
-                        hasher.update(&[at.to_le_bytes(), len.to_le_bytes()].concat());
+                        hasher.update(&at.to_le_bytes()).update(&len.to_le_bytes());
                     }
                     Piece::Inline { at, len } => {
                         hasher.update(&manifest.inline[at as usize..(at + len) as usize]);
                     }
                 }
             }
-            Identity(*hasher.finalize().as_bytes())
-        }));
+            identities.push(Identity(*hasher.finalize().as_bytes()));
+        }
     }
     identities
 }
