@@ -25,6 +25,8 @@ pub mod limits;
 pub mod names;
 #[path = "../../store/src/packs.rs"]
 pub mod packs;
+#[path = "../../store/src/pickle/mod.rs"]
+pub mod pickle;
 #[path = "../../store/src/progress.rs"]
 pub mod progress;
 #[path = "../../store/src/session.rs"]

@@ -22,6 +22,7 @@ mod names;
 mod ops;
 mod packs;
 mod parallel;
+mod pickle;
 mod progress;
 mod session;
 mod space;

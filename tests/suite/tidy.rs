@@ -16,6 +16,7 @@ const RANKS: &[&[&str]] = &[
     &["format"],
     &["codec"],
     &["split", "names"],
+    &["pickle"],
     &["limits", "progress", "error"],
     &["id"],
 ];

@@ -71,8 +71,8 @@ pub(super) fn arrange(mut storages: Vec<Storage>, tensors: Vec<Described>) -> Op
 }
 
 impl Described {
-    /// Where its bytes lie, and whether they are a row-major tensor with nothing between its elements.
-    fn placed(self) -> Option<(View, bool)> {
+    /// Bytes from its first element to the end of its last; nothing if they overflow, or it is no tensor.
+    pub(super) fn reach(&self) -> Option<u64> {
         if self.shape.len() != self.strides.len() || self.shape.len() > DIMENSIONS_MAX || self.element_bytes == 0 {
             return None;
         }
@@ -81,13 +81,18 @@ impl Described {
         for (dim, stride) in self.shape.iter().zip(&self.strides).filter(|_| elements > 0) {
             last = last.checked_add((dim - 1).checked_mul(*stride)?)?;
         }
-        let len = if elements == 0 { 0 } else { last.checked_add(1)?.checked_mul(self.element_bytes)? };
+        if elements == 0 { Some(0) } else { last.checked_add(1)?.checked_mul(self.element_bytes) }
+    }
+
+    /// Where its bytes lie, and whether they are a row-major tensor with nothing between its elements.
+    fn placed(self) -> Option<(View, bool)> {
+        let len = self.reach()?;
         self.start.checked_add(len)?;
         let expected = row_major(&self.shape)?;
         // The stride of a dimension of one element is of no consequence, and torch writes anything there.
         let is_row_major =
             self.shape.iter().zip(self.strides.iter().zip(&expected)).all(|(dim, (a, b))| *dim <= 1 || a == b);
-        let is_row_major = is_row_major || elements == 0;
+        let is_row_major = is_row_major || len == 0;
         let strides = (!is_row_major).then_some(self.strides);
         let view =
             View { name: self.name, dtype: Some(self.elements), shape: self.shape, strides, offset: self.start, len };

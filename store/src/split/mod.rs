@@ -7,6 +7,8 @@ mod dtype;
 mod layout;
 mod safetensors;
 mod source;
+mod torch;
+mod torch_legacy;
 mod torch_zip;
 mod whole;
 mod zip;
@@ -167,6 +169,8 @@ fn split_content(source: &Arc<dyn Source>, depth: usize) -> io::Result<Option<Sp
     source.read_exact_at(head, 0)?;
     let parts = if zip::looks_like(head) {
         zip::split(source, depth)?
+    } else if torch_legacy::looks_like(head) {
+        torch_legacy::split(source)?
     } else if safetensors::looks_like(head, size) {
         safetensors::split(&**source)?
     } else {

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{HEAD_BYTES, Source, safetensors, zip};
+use super::{HEAD_BYTES, Source, safetensors, torch_legacy, zip};
 
 /// A zip's end record without its comment, and the longest comment.
 const END_BYTES: usize = 22;
@@ -20,6 +20,9 @@ pub fn cut_short(source: &dyn Source, name: &str) -> io::Result<Option<&'static 
     }
     if zip::looks_like(head) {
         return Ok((!ends_as_zip(source)?).then_some("its zip directory is not there yet"));
+    }
+    if torch_legacy::looks_like(head) {
+        return Ok(torch_legacy::is_cut_short(source)?.then_some("it ends before its last storage"));
     }
     if head.starts_with(b"\x89HDF\r\n\x1a\n") {
         return Ok(is_short_hdf5(source)?.then_some("it is shorter than its superblock says"));
