@@ -14,5 +14,6 @@ mod protocol;
 mod repack;
 mod tensors;
 mod tidy;
+mod torch;
 mod watch;
 mod writers;

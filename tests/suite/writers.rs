@@ -165,7 +165,11 @@ torch.jit.save(torch.jit.script(torch.nn.Linear(200, 300)), "script.pt")
         let run_name = format!("kind/{nr}");
         bench.put(name, &run_name);
         bench.get_and_compare(&run_name, name);
-        let expected = if *name == "legacy.pt" { "opaque" } else { "torch zip" };
+        let expected = match *name {
+            "legacy.pt" => "torch legacy",
+            "script.pt" => "torchscript",
+            _ => "torch zip",
+        };
         assert_eq!(bench.format(&run_name), expected, "{name}");
     }
     assert_eq!(bench.tensors("kind/6").len(), 150, "one tensor for each storage");

@@ -3,6 +3,7 @@
 
 mod arrange;
 mod cdc;
+mod dcp;
 mod dtype;
 mod layout;
 mod safetensors;
@@ -19,6 +20,7 @@ mod tests;
 use std::sync::Arc;
 use std::{fmt, io};
 
+pub use dcp::DistributedNames;
 pub use dtype::{Dtype, ElementType};
 pub use layout::{ElementHint, Layout, Placement, PlannedChunk, Range, lay_out};
 pub use source::Source;

@@ -4,17 +4,17 @@
 mod chunks;
 pub(in crate::ops) mod gather;
 mod room;
+mod splitting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use serde_bytes::ByteBuf;
 
 use self::chunks::Chunks;
 use self::gather::{Gathered, Member, MemberKind, SourceFile, gather};
+use self::splitting::split_all;
 use crate::backend::{Backend, Key};
 use crate::catalog::{Draft, State, commit, refs};
 use crate::error::{Error, Result, Thing};
@@ -91,9 +91,9 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
     let state = State::load(backend)?;
     refuse_existing(&state, request)?;
     let gathered = gather(&request.paths, store.root())?;
-    let opened: Vec<&Arc<SourceFile>> = gathered.members.iter().filter_map(Member::source).collect();
-    let splits = split_all(&opened)?;
-    let sources: Vec<&SourceFile> = opened.into_iter().map(|source| &**source).collect();
+    let sources: Vec<&SourceFile> =
+        gathered.members.iter().filter_map(Member::source).map(|source| &**source).collect();
+    let splits = split_all(&gathered.members)?;
     let layout = lay_out(&sources, &splits)?;
     let mut chunks = Chunks::new(&sources, &layout, backend, store.id(), session.id());
     let besides = state.commit_bytes() + PUT_OVERHEAD_BYTES + room::described_bytes(&gathered, &splits);
@@ -216,15 +216,6 @@ fn settle_packs(
         }
     }
     Ok(lost)
-}
-
-/// Splits the files in parallel; a checkpoint of shards has many.
-fn split_all(sources: &[&Arc<SourceFile>]) -> Result<Vec<Split>> {
-    let split = |source: &&Arc<SourceFile>| {
-        let reading: Arc<dyn Source> = Arc::<SourceFile>::clone(source);
-        split::split(&reading).map_err(|error| source.read_error(error))
-    };
-    sources.par_iter().map(split).collect()
 }
 
 fn lay_out(sources: &[&SourceFile], splits: &[Split]) -> Result<Layout> {

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 
 use self::element::Element;
 use self::rebuild::StorageRef;
+pub(super) use self::rebuild::sizes;
+pub(super) use self::walk::BARE;
 use super::arrange::Described;
 use super::{Dtype, ElementType};
 use crate::pickle::{Node, Pickle};

@@ -9,7 +9,7 @@ use crate::limits::{PICKLE_DEPTH_MAX, PICKLE_LOOKS_MAX, PICKLE_NAMES_BYTES_MAX, 
 use crate::pickle::{Id, Node, Pickle};
 
 /// What a tensor is called that is not in anything.
-const BARE: &str = "tensor";
+pub(in super::super) const BARE: &str = "tensor";
 
 /// Every tensor with its name, in the order of the pickle. Nothing if that takes more than the limits allow.
 pub(super) fn find(pickle: &Pickle<'_>) -> Option<Vec<(String, Tensor)>> {
