@@ -45,6 +45,27 @@ pub const SHARED_LOOKS_MAX: usize = 16;
 /// shows something may take its time for.
 pub const SINCE_READ_BYTES_MAX: u64 = 32 << 20;
 
+/// The most tensors of one GGUF or HDF5 file that are split at; one with more is cut by content.
+pub const TENSORS_MAX: usize = 200_000;
+
+/// The most bytes of a tensor's name in a GGUF file. ggml itself has 64.
+pub const TENSOR_NAME_BYTES_MAX: u64 = 4096;
+
+/// The most bytes of an element type's name that are kept: NumPy writes the fields of a structure as one text.
+pub const TYPE_NAME_BYTES_MAX: usize = 255;
+
+/// The most bytes of a `.npy` header that are parsed. NumPy itself refuses to read more than 10,000 unasked.
+pub const NPY_HEADER_BYTES_MAX: u64 = 64 << 10;
+
+/// The most bytes of a GGUF header that are passed over. A vocabulary of 256,000 words with its merges takes some 12 MB.
+pub const GGUF_HEADER_BYTES_MAX: u64 = 128 << 20;
+
+/// The most headers of a tar that are read, those of its extensions included.
+pub const TAR_HEADERS_MAX: usize = 400_000;
+
+/// The most bytes of a long name or a pax extension in a tar that are read.
+pub const TAR_EXTENSION_BYTES_MAX: u64 = 64 << 10;
+
 /// How deep containers are split that lie in each other: a safetensors in a zip in a tar.
 pub const SPLIT_DEPTH_MAX: usize = 3;
 

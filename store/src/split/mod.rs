@@ -5,13 +5,17 @@ mod arrange;
 mod cdc;
 mod dcp;
 mod dtype;
+mod gguf;
 mod layout;
+mod npy;
 mod safetensors;
 mod source;
+mod tar;
 mod torch;
 mod torch_legacy;
 mod torch_zip;
 mod whole;
+mod window;
 mod zip;
 
 #[cfg(test)]
@@ -175,6 +179,12 @@ fn split_content(source: &Arc<dyn Source>, depth: usize) -> io::Result<Option<Sp
         torch_legacy::split(source)?
     } else if safetensors::looks_like(head, size) {
         safetensors::split(&**source)?
+    } else if npy::looks_like(head) {
+        npy::split(&**source)?
+    } else if gguf::looks_like(head) {
+        gguf::split(&**source)?
+    } else if tar::looks_like(&**source)? {
+        tar::split(source, depth)?
     } else {
         None
     };

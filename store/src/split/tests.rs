@@ -2,9 +2,13 @@
 //! Segments must tile and layouts must give back whatever is thrown at them; the rest is about the dedup ratio.
 
 mod arranged;
+mod gguf;
 mod hostile;
+mod made;
+mod npy;
 mod plans;
 mod samples;
+mod tar;
 
 use proptest::prelude::*;
 

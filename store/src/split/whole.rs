@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{HEAD_BYTES, Source, safetensors, torch_legacy, zip};
+use super::{HEAD_BYTES, Source, gguf, npy, safetensors, tar, torch_legacy, zip};
 
 /// A zip's end record without its comment, and the longest comment.
 const END_BYTES: usize = 22;
@@ -29,6 +29,15 @@ pub fn cut_short(source: &dyn Source, name: &str) -> io::Result<Option<&'static 
     }
     if name.ends_with(".safetensors") || safetensors::looks_like(head, size) {
         return Ok(safetensors::is_cut_short(source)?.then_some("it is shorter than its header says"));
+    }
+    if npy::looks_like(head) {
+        return Ok(npy::is_cut_short(source)?.then_some("it is shorter than its header says"));
+    }
+    if gguf::looks_like(head) {
+        return Ok(gguf::is_cut_short(source)?.then_some("it is shorter than its header says"));
+    }
+    if tar::looks_like(source)? {
+        return Ok(tar::is_cut_short(source)?.then_some("the end of its tar is not there yet"));
     }
     Ok(None)
 }

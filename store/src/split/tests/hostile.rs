@@ -8,7 +8,7 @@ use crate::limits::ZIP_RECORDS_MAX;
 
 /// A file of any size: `head`, zeros, `tail`. Counts what is read and fails where the disk is broken.
 #[derive(Clone)]
-struct Virtual {
+pub struct Virtual {
     size: u64,
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -17,15 +17,15 @@ struct Virtual {
 }
 
 impl Virtual {
-    fn new(size: u64, head: &[u8], tail: &[u8]) -> Self {
+    pub fn new(size: u64, head: &[u8], tail: &[u8]) -> Self {
         Self { size, head: head.to_vec(), tail: tail.to_vec(), broken: 0..0, read: Arc::default() }
     }
 
-    fn split(&self) -> io::Result<Split> {
+    pub fn split(&self) -> io::Result<Split> {
         split(&(Arc::new(self.clone()) as Arc<dyn Source>))
     }
 
-    fn bytes_read(&self) -> u64 {
+    pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 }
