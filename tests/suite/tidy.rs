@@ -367,7 +367,7 @@ fn every_parser_has_a_fuzz_target() {
         assert!(called, "no fuzz target calls {parser}");
     }
     let rooms = fs::read_to_string(root().join("store/src/split/mod.rs")).expect("store/src/split/mod.rs");
-    let helpers = ["arrange", "dtype", "layout", "source", "tests"];
+    let helpers = ["arrange", "dtype", "layout", "source", "tests", "torch", "window"];
     for splitter in rooms.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')) {
         let path = format!("fuzz/fuzz_targets/split_{splitter}.rs");
         assert!(helpers.contains(&splitter) || root().join(&path).exists(), "{path} is missing");
