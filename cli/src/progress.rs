@@ -67,6 +67,8 @@ impl Progress for Bar {
             Stage::Mark => ("marking", true),
             Stage::Copy => ("rewriting", false),
             Stage::Index => ("indexing", true),
+            Stage::Follow => ("following", true),
+            Stage::Compare => ("comparing", false),
             _ => ("working", true),
         };
         let numbers = if counted {

@@ -49,8 +49,14 @@ pub use ops::import::{
 pub use ops::put::{PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
+pub use ops::tensors::diff::{DiffReport, DiffRequest, TensorChange, TensorChanges};
+pub use ops::tensors::difference::Difference;
+pub use ops::tensors::elements::Value;
 pub use ops::tensors::export::{ExportReport, ExportRequest};
+pub use ops::tensors::files::{FileChange, Member};
 pub use ops::tensors::list::{ListedTensor, Since, TensorList};
+pub use ops::tensors::log::{LogFigures, LogReport, LogRequest, LogRow, TensorFacts};
+pub use ops::tensors::stats::TensorStats;
 pub use ops::verify::{VerifyReport, VerifyRequest};
 pub use progress::{Notice, Progress, Quiet, Stage};
 pub use store::Store;

@@ -18,6 +18,10 @@ pub enum Stage {
     Copy,
     /// Rebuilding the index from the packs.
     Index,
+    /// Following a tensor: counts checkpoints, not bytes.
+    Follow,
+    /// Reading what differs between two checkpoints.
+    Compare,
 }
 
 /// Something that happened beside the work and that a person may want to know.

@@ -2,9 +2,11 @@
 
 mod collect;
 mod df;
+mod diff;
 mod get;
 mod import;
 mod list;
+mod log;
 mod policy;
 mod put;
 mod repair;
@@ -40,6 +42,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Get(args) => get::run(&context, &args)?,
         Command::Ls(args) => list::ls(&context, &args)?,
         Command::Show(args) => show::show(&context, &args)?,
+        Command::Diff(args) => diff::run(&context, &args)?,
+        Command::Log(args) => log::run(&context, &args)?,
         Command::Rm(args) => collect::rm(&context, &args)?,
         Command::Tag(args) => {
             let (store, reference) = context.settle(&args.reference)?;

@@ -160,7 +160,7 @@ impl View {
 }
 
 /// From the first element to behind the last, in elements: 0 when there are none. Nothing when that overflows.
-fn elements_reach(shape: &[u64], strides: Option<&[u64]>) -> Option<u64> {
+pub fn elements_reach(shape: &[u64], strides: Option<&[u64]>) -> Option<u64> {
     let elements = shape.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim))?;
     let Some(strides) = strides.filter(|_| elements > 0) else { return Some(elements) };
     let last = shape

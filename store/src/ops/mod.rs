@@ -29,8 +29,10 @@ use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
+use self::tensors::diff::{DiffReport, DiffRequest};
 use self::tensors::export::{self, ExportReport, ExportRequest};
 use self::tensors::list::{self, TensorList};
+use self::tensors::log::{LogReport, LogRequest};
 use self::verify::{VerifyReport, VerifyRequest};
 use crate::backend::disk::{Disk, OsDisk};
 use crate::catalog::policies::{Policy, PolicyUse};
@@ -143,6 +145,16 @@ impl Store {
     /// What the store holds and what is left of the disk.
     pub fn stats(&self, progress: &dyn Progress) -> Result<Stats> {
         stats::stats(self, progress)
+    }
+
+    /// Follows one tensor over the checkpoints of a run.
+    pub fn log(&self, request: &LogRequest, progress: &dyn Progress) -> Result<LogReport> {
+        tensors::log::log(self, request, progress)
+    }
+
+    /// What differs between two checkpoints.
+    pub fn diff(&self, request: &DiffRequest, progress: &dyn Progress) -> Result<DiffReport> {
+        tensors::diff::diff(self, request, progress)
     }
 
     /// Mends what is damaged of the store in `root`, which need not be one that opens.

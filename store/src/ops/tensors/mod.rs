@@ -1,14 +1,24 @@
 //! The tensors of a checkpoint as commands know them: under names that are distinct in it, and told apart by their chunks
 //! wherever that is enough. Never reads a chunk to find a tensor.
 
+pub mod diff;
+pub mod difference;
+pub mod elements;
 pub mod export;
+pub mod files;
+pub mod find;
 pub mod list;
+pub mod log;
 pub mod rows;
+pub mod stats;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
 use crate::format::manifest::Manifest;
-use crate::format::tensors::{Piece, TensorRef};
+use crate::format::tensors::{FileMap, Piece, TensorRef};
 use crate::ops::stream::Span;
 
 /// A tensor of a checkpoint.
@@ -76,34 +86,36 @@ pub fn named(manifest: &Manifest) -> Vec<Named<'_>> {
 /// The identities of all tensors of a checkpoint, in the order of [`named`].
 pub fn identities(manifest: &Manifest) -> Vec<Identity> {
     let mut identities = Vec::new();
-    let mut hasher = blake3::Hasher::new();
     for (file, member) in (0..).zip(&manifest.files) {
         let map = manifest.map(file);
-        for tensor in member.tensors() {
-            hasher.reset();
-            // Each part says how long it is, so that no two tensors are one text.
-            let dtype = tensor.dtype.unwrap_or_default();
-            hasher.update(&(dtype.len() as u64).to_le_bytes()).update(dtype.as_bytes());
-            for numbers in [tensor.shape, tensor.strides] {
-                let count = numbers.map_or(u64::MAX, |numbers| numbers.len() as u64);
-                hasher.update(&count.to_le_bytes());
-                numbers.unwrap_or_default().iter().for_each(|number| {
-                    hasher.update(&number.to_le_bytes());
-                });
-            }
-            for piece in map.pieces(tensor.offset, tensor.len) {
-                match piece {
-                    Piece::Chunk { chunk, at, len } => {
-                        hasher.update(&manifest.chunk_id(chunk as usize).0);
-                        hasher.update(&at.to_le_bytes()).update(&len.to_le_bytes());
-                    }
-                    Piece::Inline { at, len } => {
-                        hasher.update(&manifest.inline[at as usize..(at + len) as usize]);
-                    }
-                }
-            }
-            identities.push(Identity(*hasher.finalize().as_bytes()));
-        }
+        identities.extend(member.tensors().iter().map(|tensor| identity(manifest, &map, tensor)));
     }
     identities
+}
+
+/// The identity of one tensor of the file that `map` is of.
+pub fn identity(manifest: &Manifest, map: &FileMap<'_>, tensor: &TensorRef<'_>) -> Identity {
+    let mut hasher = blake3::Hasher::new();
+    // Each part says how long it is, so that no two tensors are one text.
+    let dtype = tensor.dtype.unwrap_or_default();
+    hasher.update(&(dtype.len() as u64).to_le_bytes()).update(dtype.as_bytes());
+    for numbers in [tensor.shape, tensor.strides] {
+        let count = numbers.map_or(u64::MAX, |numbers| numbers.len() as u64);
+        hasher.update(&count.to_le_bytes());
+        numbers.unwrap_or_default().iter().for_each(|number| {
+            hasher.update(&number.to_le_bytes());
+        });
+    }
+    for piece in map.pieces(tensor.offset, tensor.len) {
+        match piece {
+            Piece::Chunk { chunk, at, len } => {
+                hasher.update(&manifest.chunk_id(chunk as usize).0);
+                hasher.update(&at.to_le_bytes()).update(&len.to_le_bytes());
+            }
+            Piece::Inline { at, len } => {
+                hasher.update(&manifest.inline[at as usize..(at + len) as usize]);
+            }
+        }
+    }
+    Identity(*hasher.finalize().as_bytes())
 }
