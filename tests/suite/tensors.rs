@@ -1,6 +1,8 @@
 //! The commands that know tensors: what they say, and that they read no more than they need.
 
+mod diff;
 mod export;
+mod log;
 mod show;
 
 use std::fs;
@@ -42,6 +44,36 @@ impl Bench {
             &self.store(),
             ["put".as_ref(), folder.as_os_str(), "--run=r".as_ref(), "--step".as_ref(), step.as_ref()],
         );
+    }
+
+    /// Runs a script with a Python that has torch, in the directory; what it prints is JSON.
+    fn python(&self, script: &str) -> serde_json::Value {
+        let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
+            panic!("CKPT_TEST_PYTHON is not set: it names a Python with torch. `make test` sets it.")
+        };
+        let mut command = std::process::Command::new(&python);
+        command.env("OMP_NUM_THREADS", "1").current_dir(self.dir.path()).arg("-c").arg(script);
+        let ran: Ran = command.output().expect("Python can be started").into();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.json()
+    }
+
+    /// The answer of a command that must not fail, as JSON.
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        let ran = self.ckpt(&[args, &["--json"]].concat());
+        assert_eq!((ran.code, &*ran.stderr), (Some(0), ""), "{args:?}: {ran:?}");
+        ran.json()
+    }
+
+    /// Writes noise over the middle of the pack that was made last.
+    fn damage_the_newest_pack(&self) {
+        let mut packs = ckpt_tests::lab::files(&self.store().join("packs"));
+        packs.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
+        let path = packs.last().expect("a pack");
+        let mut bytes = fs::read(path).expect("a pack can be read");
+        let (from, to) = (bytes.len() / 4, bytes.len() / 2);
+        bytes[from..to].fill(0x55);
+        fs::write(path, bytes).expect("a pack can be written");
     }
 
     /// Runs the command in the directory.
