@@ -25,6 +25,9 @@ SCALES = {"10^5": 100_000, "10^6": 1_000_000, "10^7": 10_000_000}
 SCALE_SECONDS_MAX = 30.0
 SCALE_ANONYMOUS_BYTES_MAX = 300e6
 MANY_LS_SECONDS_MAX = 1.0
+# Bytes read for the bytes that changed of a tensor, and for those of two checkpoints that differ in a twentieth.
+LOG_READ_MAX, DIFF_READ_MAX = 1.2, 0.055
+SHOW_TENSORS_SECONDS_MAX = 0.2
 # What the float codec is to reach: stored / raw at most, GB/s in and out at least.
 CODEC_GOALS = {"f32": (0.833, 2.3, 5.0), "bf16": (0.664, 2.1, 4.0)}
 
@@ -233,6 +236,38 @@ def scale(bench: Context) -> Result:
     return Result("scale", "A store of ten million chunks", method, rows)
 
 
+def tensors(bench: Context) -> Result:
+    """Following a tensor, comparing two checkpoints, listing ten thousand tensors: what is read and how long it takes."""
+    folder = bench.folder("tensors", in_memory=True)
+    store = folder / "store"
+    peers.ckpt_init(bench.ckpt, store)
+    say("filling a store: 100 checkpoints of 250 MB, two of 2.5 GB, two of 10,000 tensors")
+    facts = json.loads(output(sys.executable, HERE / "tensor_runs.py", bench.ckpt, store, folder))
+    rows = []
+    asked = {
+        "`log` of a tensor over 100 checkpoints": ["log", "followed", "--tensor", "head.weight"],
+        "`diff --tensors` of two that share 95 %": ["diff", "halves@0", "halves@1", "--tensors"],
+    }
+    # Bytes that are there to be read, and the part of them that may be.
+    limits = [(facts["followed_bytes"], LOG_READ_MAX), (2 * facts["bytes"], DIFF_READ_MAX)]
+    for (words, arguments), (bytes_, limit) in zip(asked.items(), limits, strict=True):
+        answer = output(bench.ckpt, *arguments, "--json", env={"CKPT_STORE": str(store)})
+        read = json.loads(answer)["read_bytes"]
+        met, ratio = read <= limit * bytes_, f"{read / bytes_:.3f}"
+        rows.append(Row(f"{words}: read", size(read), size(bytes_), ratio, f"at most {limit}", met))
+        command = peers.ckpt_any(bench.ckpt, store, arguments)
+        rows.append(Row(f"{words}: time", duration(alternate([command], bench.runs)[command.name])))
+    command = peers.ckpt_any(bench.ckpt, store, ["show", "many@1", "--tensors"])
+    taken = alternate([command], bench.runs)[command.name]
+    met = taken <= SHOW_TENSORS_SECONDS_MAX
+    rows.append(Row("`show --tensors` of 10,000 tensors", duration(taken), goal="at most 200 ms", met=met))
+    method = (
+        "Beside what is read stand the bytes of the followed tensor in the checkpoints where it changed, and those of "
+        "the two that are compared. Whole process, on a store in memory."
+    )
+    return Result("tensors", "Commands that look into tensors", method, rows)
+
+
 def synthetic_store(bench: Context, folder: Path, chunks: int, checkpoints: int, each: int) -> Path:
     """Makes a store of so many chunks and checkpoints on disk."""
     say(f"making a store of {chunks} chunks and {checkpoints} checkpoints")
@@ -277,5 +312,5 @@ def smaller(what: str, ours: int, theirs: int) -> Row:
 
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
-    function.__name__: function for function in (put_repeat, frozen, codec, get, memory, million, ls, scale)
+    function.__name__: function for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors)
 }
