@@ -75,12 +75,12 @@ pub const ZIP_DIRECTORY_BYTES_MAX: u64 = 64 << 20;
 /// The most records of a zip directory that are split at; an archive with more is cut by content.
 pub const ZIP_RECORDS_MAX: usize = 200_000;
 
-/// The most bytes of a pickle that are read. The names, shapes and places of 200,000 tensors take 50 MB.
+/// The most bytes of a pickle that are read. The names, shapes and places of 150,000 tensors take 20 MB.
 pub const PICKLE_BYTES_MAX: usize = 64 << 20;
 
-/// The most values of a pickle; also the most entries of its stack, its memo, its tuples, its lists and dicts. One tensor is 20
-/// values, so this admits 200,000 of them, and bounds what the longest pickle takes to read at some 300 MB.
-pub const PICKLE_NODES_MAX: usize = 4 << 20;
+/// The most values of a pickle; also the most entries of its stack, its memo, its tuples, its lists and dicts. One tensor is 13
+/// values, so this admits 150,000 of them, and bounds what the longest pickle takes to read at some 300 MB.
+pub const PICKLE_NODES_MAX: usize = 2 << 20;
 
 /// The most bytes of a text in a pickle that is read as text: no name is longer, and a longer one that is told ten thousand
 /// times would be compared as often.
@@ -88,7 +88,7 @@ pub const PICKLE_TEXT_BYTES_MAX: usize = 1024;
 
 /// The most values that are looked at in search of a pickle's tensors. A value may be looked at under many names: twenty lists
 /// that hold each other twice have a million.
-pub const PICKLE_LOOKS_MAX: usize = 4 << 20;
+pub const PICKLE_LOOKS_MAX: usize = 2 << 20;
 
 /// The most tensors of a pickle; one may stand under many names.
 pub const PICKLE_TENSORS_MAX: usize = 250_000;

@@ -147,10 +147,12 @@ fn the_metadata_of_a_distributed_checkpoint_names_the_tensors_of_its_files() {
         let metadata = Bytes(fs::read(folder.join(".metadata")).expect("the metadata"));
         let names = DistributedNames::read(&metadata).expect("memory can be read").expect("it is understood");
         let mut all = BTreeMap::new();
-        for (path, file) in files_in(&folder) {
-            let mut split = split_of(&file);
-            names.apply(&path, &mut split);
-            all.extend(found(&file, &split));
+        let files = files_in(&folder);
+        let first = split_of(&files[0].1);
+        for (path, file) in &files {
+            let mut split = split_of(file);
+            names.apply(path, &mut split);
+            all.extend(found(file, &split));
         }
         assert_eq!(all, said(told), "{}", folder.display());
         // One that ends anywhere, or says anything else, is not believed or names what there is.
@@ -160,13 +162,10 @@ fn the_metadata_of_a_distributed_checkpoint_names_the_tensors_of_its_files() {
             let mut changed = metadata.0.clone();
             changed[len] ^= 1 << (len % 8);
             if let Some(names) = DistributedNames::read(&Bytes(changed)).expect("memory can be read") {
-                for (path, file) in files_in(&folder).into_iter().take(1) {
-                    let before = split_of(&file);
-                    let mut split = before.clone();
-                    names.apply(&path, &mut split);
-                    let lens = |split: &Split| split.segments.iter().map(|segment| segment.len).collect::<Vec<_>>();
-                    assert_eq!(lens(&split), lens(&before));
-                }
+                let mut split = first.clone();
+                names.apply(&files[0].0, &mut split);
+                let lens = |split: &Split| split.segments.iter().map(|segment| segment.len).collect::<Vec<_>>();
+                assert_eq!(lens(&split), lens(&first));
             }
         }
     }

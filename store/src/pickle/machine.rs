@@ -153,8 +153,15 @@ impl<'a> Machine<'a> {
                     (b'I', "00") => Node::Bool(false),
                     (b'I', "01") => Node::Bool(true),
                     (b'F', _) => Node::Float(line.trim().parse().map_err(|_| Problem::Malformed)?),
-                    // One that doesn't fit 64 bits is not of any interest.
-                    _ => line.trim().trim_end_matches('L').parse().map_or(Node::Opaque, Node::Int),
+                    _ => {
+                        let number = line.trim().trim_end_matches('L');
+                        let digits = number.strip_prefix('-').unwrap_or(number);
+                        if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+                            return Err(Problem::Malformed);
+                        }
+                        // One that doesn't fit 64 bits is not of any interest.
+                        number.parse().map_or(Node::Opaque, Node::Int)
+                    }
                 }
             }
         };

@@ -7,6 +7,9 @@ mod machine;
 mod node;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use node::{Id, Node, Pickle};
 
 /// Why a pickle can't be read.

@@ -97,7 +97,11 @@ impl DistributedNames {
         }
         for view in &mut split.views {
             // One without bytes is nowhere; but the archives are numbered as the parts are.
-            let at = if view.len > 0 { at(view.offset, view.offset + view.len) } else { number_of(&view.name) };
+            let at = match view.len {
+                0 if parts.len() == 1 => Some(0),
+                0 => number_of(&view.name),
+                len => at(view.offset, view.offset + len),
+            };
             if let Some(part) = at.and_then(|at| parts.get(at)) {
                 view.name = part.name_of(&view.name, Some(&view.shape));
             }

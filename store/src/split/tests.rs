@@ -9,6 +9,7 @@ mod npy;
 mod plans;
 mod samples;
 mod tar;
+mod torch;
 
 use proptest::prelude::*;
 
