@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_fuzz::codec::{Codec, Encoder, Hint};
 use ckpt_fuzz::split::Dtype;
-use ckpt_fuzz::zip;
+use ckpt_fuzz::{LEGACY_HEAD, distcp, tensor_pickle, zip};
 
 fn main() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -74,6 +74,25 @@ fn main() {
     seeds.add("split_zip", &zip.repeat(2));
     seeds.add("split_zip", &zip64(&zip));
     seeds.add("split_torch_zip", b"\x80\x02}.");
+    let tensors = tensor_pickle();
+    for target in ["split_torch_zip", "pickle"] {
+        seeds.add(target, &tensors);
+    }
+    for pickle in PICKLES {
+        seeds.add("pickle", pickle);
+        seeds.add("split_torch_zip", pickle);
+    }
+    let keys = b"\x80\x02](X\x01\0\0\00e.";
+    let legacy = [&tensors[..], keys, &100_u64.to_le_bytes(), &[1; 400]].concat();
+    seeds.add("split_torch_legacy", &legacy);
+    seeds.add("split_torch_legacy", &[LEGACY_HEAD, &legacy].concat());
+    seeds.add("split_whole", &[LEGACY_HEAD, &legacy].concat());
+    let half = (distcp().len() / 2) as u16;
+    for (first, size) in
+        [(&b"K\0K\0\x86"[..], &b"K\x04K\x32\x86"[..]), (b"K\x02K\0\x86", b"K\x05K\x7f\x86"), (b"K\0\x85", b"K\x05\x85")]
+    {
+        seeds.add("split_dcp", &distributed_metadata(first, size, half));
+    }
     seeds.add("split_whole", &zip);
     seeds.add("split_whole", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
     seeds.add("split_whole", &[&b"\x89HDF\r\n\x1a\n\0"[..], &[8; 100]].concat());
@@ -89,6 +108,36 @@ fn main() {
     seeds.add("split_cdc", &[&[3], &text[..]].concat());
     seeds.add("split_cdc", &[&[255], &floats[..2000]].concat());
     println!("{} seeds in {}", seeds.count, seeds.root.display());
+}
+
+/// Pickles of many opcodes, and those that hold themselves.
+const PICKLES: &[&[u8]] = &[
+    b"(dp0\nVa\np1\n(lp2\nI1\naF1.5\nasS'b'\n(I1\nL2L\ntp3\ns.",
+    b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94(\x8c\x01a\x94]\x94(K\x01\x88\x89Neh\x01h\x02u.",
+    b"\x80\x05\x8f\x94(K\x01K\x02\x90(K\x03\x91\x96\x01\0\0\0\0\0\0\0a\x97\x98\x87.",
+    b"\x80\x02}q\0(X\x01\0\0\0ah\0u.",
+    b"\x80\x02cm\nC\n)\x81}(X\x0b\0\0\0_parameters}X\x08\0\0\0_buffers}X\x08\0\0\0_modules}ub.",
+    b"(im\nC\n(cm\nD\nK\x01oPkey\n\x82\x01\x83\x01\x02\x87.",
+];
+
+/// The metadata of two parts, at the beginning and from byte `half` on.
+fn distributed_metadata(first: &[u8], size: &[u8], half: u16) -> Vec<u8> {
+    let text = |text: &str| [&[0x8c, text.len() as u8], text.as_bytes()].concat();
+    let dict = |items: &[(&str, Vec<u8>)]| {
+        let items: Vec<_> = items.iter().map(|(key, value)| [text(key), value.clone()].concat()).collect();
+        [b"}(", &items.concat()[..], b"u"].concat()
+    };
+    let made = |class: &str, state: Vec<u8>| [format!("cm\n{class}\n)").as_bytes(), b"\x81", &state, b"b"].concat();
+    let number = |number: u16| [&b"M"[..], &number.to_le_bytes()].concat();
+    let about = |name| (name, made("TensorStorageMetadata", dict(&[("size", size.to_vec())])));
+    let stored = |name: &str, offset| {
+        let index = made("MetadataIndex", dict(&[("fqn", text(name)), ("offset", first.to_vec())]));
+        let info = [("relative_path", text("f")), ("offset", number(offset)), ("length", number(half))];
+        [index, made("_StorageInfo", dict(&info))].concat()
+    };
+    let storage = [b"}(", &[stored("a", 0), stored("b", half)].concat()[..], b"u"].concat();
+    let state = [("state_dict_metadata", dict(&[about("a"), about("b")])), ("storage_data", storage)];
+    [&b"\x80\x04"[..], &made("Metadata", dict(&state)), b"."].concat()
 }
 
 struct Seeds {

@@ -178,6 +178,31 @@ pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     [file, directory, end].concat()
 }
 
+/// The three pickles that every legacy torch file begins with.
+pub const LEGACY_HEAD: &[u8] =
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\0\0\0little_endian\x88s.";
+
+/// A pickle that names a tensor of two rows of `F32` in storage `0`, its transposed, and one number.
+pub fn tensor_pickle() -> Vec<u8> {
+    let one = |name: &str, (shape, strides): (&[u8], &[u8])| {
+        let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+        let ints =
+            |ints: &[u8]| [b"(".to_vec(), ints.iter().flat_map(|int| [b'K', *int]).collect(), b"t".to_vec()].concat();
+        let storage =
+            [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text("0"), &text("cpu"), b"K\x64tQ"].concat();
+        let args =
+            [b"(", &storage[..], b"K\0", &ints(shape), &ints(strides), b"\x89ccollections\nOrderedDict\n)Rt"].concat();
+        [&text(name)[..], b"ctorch._utils\n_rebuild_tensor_v2\n", &args, b"R"].concat()
+    };
+    let tensors = [one("w", (&[2, 50], &[50, 1])), one("t", (&[50, 2], &[1, 50])), one("n", (&[], &[]))].concat();
+    [&b"\x80\x02}("[..], &tensors, b"u."].concat()
+}
+
+/// A file of a distributed checkpoint: two archives on end, with a storage of 100 `F32` each.
+pub fn distcp() -> Vec<u8> {
+    zip(&[("m/data.pkl", &tensor_pickle()), ("m/data/0", &[1; 400])]).repeat(2)
+}
+
 /// Splits and lays out a file; whatever its bytes are, segments tile it and every byte has one place.
 pub fn split_and_lay_out(file: &[u8]) -> split::Split {
     let source: Arc<dyn Source> = Arc::new(Owned(file.to_vec()));
