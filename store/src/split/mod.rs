@@ -1,5 +1,5 @@
 //! Bytes to segments: where chunks should begin, and what the bytes between are called. Pure: reads a [`Source`], writes
-//! nothing, unpickles nothing and trusts no size it reads. A splitter changes the dedup ratio, never the bytes.
+//! nothing, executes no pickle and trusts no size it reads. A splitter changes the dedup ratio, never the bytes.
 
 mod arrange;
 mod cdc;
