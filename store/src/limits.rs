@@ -60,6 +60,18 @@ pub const NPY_HEADER_BYTES_MAX: u64 = 64 << 10;
 /// The most bytes of a GGUF header that are passed over. A vocabulary of 256,000 words with its merges takes some 12 MB.
 pub const GGUF_HEADER_BYTES_MAX: u64 = 128 << 20;
 
+/// The most bytes that are asked for to find the datasets of an HDF5 file: some 10 KB for each of as many as we take.
+pub const HDF5_READ_BYTES_MAX: u64 = 1 << 30;
+
+/// The most messages of one object of an HDF5 file: its attributes, and the links of a small group.
+pub const HDF5_MESSAGES_MAX: usize = 1 << 16;
+
+/// How deep groups of an HDF5 file lie in each other. Keras has one for each layer in a layer.
+pub const HDF5_DEPTH_MAX: usize = 64;
+
+/// The most bytes of all paths in an HDF5 file: short names in a deep group make long ones.
+pub const HDF5_NAMES_BYTES_MAX: u64 = 64 << 20;
+
 /// The most headers of a tar that are read, those of its extensions included.
 pub const TAR_HEADERS_MAX: usize = 400_000;
 

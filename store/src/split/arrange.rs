@@ -19,6 +19,7 @@ pub(super) struct Storage {
 }
 
 /// A tensor as a container describes it.
+#[derive(Clone)]
 pub(super) struct Described {
     /// Its name.
     pub(super) name: String,

@@ -6,6 +6,7 @@ mod cdc;
 mod dcp;
 mod dtype;
 mod gguf;
+mod hdf5;
 mod layout;
 mod npy;
 mod safetensors;
@@ -181,6 +182,8 @@ fn split_content(source: &Arc<dyn Source>, depth: usize) -> io::Result<Option<Sp
         safetensors::split(&**source)?
     } else if npy::looks_like(head) {
         npy::split(&**source)?
+    } else if hdf5::looks_like(head) {
+        hdf5::split(&**source)?
     } else if gguf::looks_like(head) {
         gguf::split(&**source)?
     } else if tar::looks_like(&**source)? {

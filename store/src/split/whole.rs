@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{HEAD_BYTES, Source, gguf, npy, safetensors, tar, torch_legacy, zip};
+use super::{HEAD_BYTES, Source, gguf, hdf5, npy, safetensors, tar, torch_legacy, zip};
 
 /// A zip's end record without its comment, and the longest comment.
 const END_BYTES: usize = 22;
@@ -24,7 +24,7 @@ pub fn cut_short(source: &dyn Source, name: &str) -> io::Result<Option<&'static 
     if torch_legacy::looks_like(head) {
         return Ok(torch_legacy::is_cut_short(source)?.then_some("it ends before its last storage"));
     }
-    if head.starts_with(b"\x89HDF\r\n\x1a\n") {
+    if hdf5::looks_like(head) {
         return Ok(is_short_hdf5(source)?.then_some("it is shorter than its superblock says"));
     }
     if name.ends_with(".safetensors") || safetensors::looks_like(head, size) {
