@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used)]
 //! Segments must tile and layouts must give back whatever is thrown at them; the rest is about the dedup ratio.
 
+mod alike;
 mod arranged;
 mod gguf;
+mod hdf5;
 mod hostile;
 mod made;
 mod npy;
@@ -204,6 +206,12 @@ fn sample() -> impl Strategy<Value = Vec<u8>> {
             false,
         ),
         dcp(&[bytes(6, 40), bytes(7, 100), bytes(8, 33_000)], true),
+        made::array("<f4", "(3, 4)", &bytes(1, 48)),
+        made::gguf(&made::metadata(3), 32, &[made::Block::new("a", &[256, 3], 12, bytes(1, 432))]),
+        made::tar_by_crate(&[("a.npy", &made::array("<f2", "(3, 4)", &bytes(1, 24))), ("b", &bytes(2, 70_000))]),
+        hdf5::EARLIEST.to_vec(),
+        hdf5::LATEST.to_vec(),
+        hdf5::KERAS.to_vec(),
         Vec::new(),
     ];
     prop::sample::select(samples.to_vec())

@@ -58,8 +58,11 @@ fn ends_as_zip(source: &dyn Source) -> io::Result<bool> {
 /// Whether an HDF5 file is shorter than the end that its superblock states.
 fn is_short_hdf5(source: &dyn Source) -> io::Result<bool> {
     let mut block = [0; 56];
-    let len = source.size().min(block.len() as u64) as usize;
-    source.read_exact_at(&mut block[..len], 0)?;
+    // Superblock and root group take more.
+    if source.size() < block.len() as u64 {
+        return Ok(true);
+    }
+    source.read_exact_at(&mut block, 0)?;
     // Where the end stands depends on the superblock's version; both with addresses of 8 bytes, as everybody writes them.
     let at = match (block[8], block[9], block[13]) {
         (0, _, 8) => 40,
@@ -69,5 +72,5 @@ fn is_short_hdf5(source: &dyn Source) -> io::Result<bool> {
     };
     let mut end = [0; 8];
     end.copy_from_slice(&block[at..at + 8]);
-    Ok(len < block.len() || u64::from_le_bytes(end) > source.size())
+    Ok(u64::from_le_bytes(end) > source.size())
 }

@@ -43,6 +43,10 @@ impl Source for Virtual {
             return Err(io::Error::other("the disk is broken"));
         }
         let tail = self.size - self.tail.len() as u64;
+        if let Some(held) = self.head.get(offset as usize..).and_then(|held| held.get(..buf.len())) {
+            buf.copy_from_slice(held);
+            return Ok(());
+        }
         for (at, byte) in (offset..end).zip(buf) {
             *byte = if let Some(head) = self.head.get(at as usize) {
                 *head

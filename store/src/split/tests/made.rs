@@ -126,3 +126,70 @@ pub fn tar_by_crate(members: &[(&str, &[u8])]) -> Vec<u8> {
 pub fn large(seed: u64) -> Vec<u8> {
     bytes(seed, 64_000)
 }
+
+/// A message of an object header: its kind and its body.
+pub type Message = (u8, Vec<u8>);
+
+/// An HDF5 file in the making: superblock of version 2, headers of version 2, no checksums.
+pub struct Hdf5(Vec<u8>);
+
+impl Hdf5 {
+    pub fn new() -> Self {
+        Self(vec![0; 48])
+    }
+
+    /// Where the next object will be.
+    pub fn next(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Adds an object and gives its address.
+    pub fn add(&mut self, object: &[u8]) -> u64 {
+        let at = self.next();
+        self.0.extend(object);
+        at
+    }
+
+    /// Ends the file with a root group of these messages.
+    pub fn finish(mut self, messages: &[Message]) -> Vec<u8> {
+        let root = self.add(&header(messages));
+        let end = self.next();
+        let superblock =
+            [&b"\x89HDF\r\n\x1a\n\x02\x08\x08\0"[..], &[0; 8], &[0xff; 8], &end.to_le_bytes(), &root.to_le_bytes()];
+        self.0[..44].copy_from_slice(&superblock.concat());
+        self.0
+    }
+}
+
+/// An object header.
+pub fn header(messages: &[Message]) -> Vec<u8> {
+    let body = |(kind, body): &Message| [&[*kind][..], &(body.len() as u16).to_le_bytes(), &[0], body].concat();
+    let messages: Vec<u8> = messages.iter().flat_map(body).collect();
+    [&b"OHDR\x02\x02"[..], &(messages.len() as u32).to_le_bytes(), &messages, &[0; 4]].concat()
+}
+
+/// A hard link.
+pub fn link(name: &str, address: u64) -> Message {
+    (6, [&[1, 0, name.len() as u8][..], name.as_bytes(), &address.to_le_bytes()].concat())
+}
+
+/// A dataspace.
+pub fn simple(dims: &[u64]) -> Message {
+    let dims_bytes: Vec<u8> = dims.iter().flat_map(|dim| dim.to_le_bytes()).collect();
+    (1, [&[2, dims.len() as u8, 0, 1][..], &dims_bytes].concat())
+}
+
+/// The type of single precision.
+pub fn float() -> Message {
+    (3, vec![0x11, 0x20, 31, 0, 4, 0, 0, 0, 0, 0, 32, 0, 23, 8, 0, 23, 127, 0, 0, 0])
+}
+
+/// The place of a contiguous dataset.
+pub fn layout(at: u64, len: u64) -> Message {
+    (8, [&[3, 1][..], &at.to_le_bytes(), &len.to_le_bytes()].concat())
+}
+
+/// The header of a contiguous dataset of single precision.
+pub fn contiguous(dims: &[u64], at: u64, len: u64) -> Vec<u8> {
+    header(&[simple(dims), float(), layout(at, len)])
+}

@@ -24,7 +24,7 @@ fn table(layout: &Layout) -> Vec<(u32, ElementHint)> {
 }
 
 /// The chunks' bytes, to be compared between layouts.
-fn contents(files: &[&[u8]]) -> Vec<Vec<u8>> {
+pub fn contents(files: &[&[u8]]) -> Vec<Vec<u8>> {
     let (_, layout) = rebuild(files);
     let bytes_of = |range: &Range| &files[range.file as usize][range.offset as usize..][..range.len as usize];
     (0..layout.chunks.len())
