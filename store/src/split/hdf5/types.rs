@@ -138,7 +138,7 @@ fn simple(body: &[u8]) -> Option<Dtype> {
     let bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
     let bits = u16::try_from(bytes.checked_mul(8)?).ok()?.to_le_bytes();
     // Little-endian, from bit 0, all bits.
-    let is_plain = head[1] & 1 == 0 && properties == &[0, 0, bits[0], bits[1]];
+    let is_plain = bytes > 0 && head[1] & 1 == 0 && properties == &[0, 0, bits[0], bits[1]];
     match (head[0] & 0x0f, bytes) {
         _ if !is_plain => None,
         (0, 1) => Some(if is_signed { Dtype::I8 } else { Dtype::U8 }),
@@ -160,7 +160,7 @@ fn simple(body: &[u8]) -> Option<Dtype> {
                 ([2, 5, 0, 2], 15) => Dtype::F8E5M2,
                 _ => return None,
             };
-            (is_usual && float.bits() == bytes * 8).then_some(float)
+            (is_usual && float.bits() / 8 == bytes).then_some(float)
         }
         _ => None,
     }
@@ -184,7 +184,7 @@ fn complex_of(body: &[u8], bytes: u32) -> Option<Dtype> {
     let (r, rest) = member(body.get(8..)?, version, bytes, *b"r\0")?;
     let (i, _) = member(rest, version, bytes, *b"i\0")?;
     let half = bytes / 2;
-    (r.0 == 0 && i.0 == half && r.1 == i.1 && r.1.bits() == half * 8).then(|| complex(r.1))?
+    (r.0 == 0 && i.0 == half && r.1 == i.1 && r.1.bits() / 8 == half).then(|| complex(r.1))?
 }
 
 /// Reads a member of this name: its offset, its type, and what stands behind it.
@@ -207,7 +207,7 @@ fn member(body: &[u8], version: u8, bytes: u32, name: [u8; 2]) -> Option<((u32, 
 /// A type of its own since HDF5 2.0: the type of its two parts stands behind the head.
 fn native_complex(body: &[u8], bytes: u32) -> Option<Dtype> {
     let part = simple(body.get(8..)?)?;
-    (part.bits() * 2 == bytes * 8).then(|| complex(part))?
+    (part.bits() / 4 == bytes).then(|| complex(part))?
 }
 
 /// An enumeration is its numbers; that of FALSE and TRUE is how h5py stores truth values.
@@ -231,7 +231,7 @@ fn told_by_keras(window: &mut Window<'_>, all: &[Message], bytes: u32) -> Parsed
             b"float8_e5m2" => Dtype::F8E5M2,
             _ => continue,
         };
-        return Ok((dtype.bits() == bytes * 8).then_some(dtype));
+        return Ok((dtype.bits() / 8 == bytes).then_some(dtype));
     }
     Ok(None)
 }

@@ -96,7 +96,7 @@ fn datasets_that_lie_make_the_file_opaque() {
     let max = u64::MAX;
     let with = |dims: &[u64], at: u64, len: u64| contiguous(dims, at, len);
     type Lie<'a> = (&'a str, Box<dyn Fn(u64) -> Vec<u8> + 'a>);
-    let lies: [Lie; 12] = [
+    let lies: [Lie; 13] = [
         ("past the end", Box::new(|_| with(&[16], 1 << 20, 64))),
         ("far past the end", Box::new(|at| with(&[1 << 50], at, 1 << 52))),
         ("past all files", Box::new(|_| with(&[16], max - 5, 64))),
@@ -111,6 +111,15 @@ fn datasets_that_lie_make_the_file_opaque() {
                 let mut type_message = float();
                 type_message.1[4..8].fill(0);
                 header(&[simple(&[3]), type_message, layout(at, 60)])
+            }),
+        ),
+        (
+            "a compound of 4 GiB with parts of 2",
+            Box::new(|at| {
+                let member =
+                    |name: &[u8]| [name, &[0; 4], &[0x11, 0x20, 31, 0, 0, 0, 0, 128, 0, 0, 0, 0], &[0; 8]].concat();
+                let compound = [&[0x36, 2, 0, 0, 255, 255, 255, 255][..], &member(b"r\0"), &member(b"i\0")].concat();
+                header(&[simple(&[3]), (3, compound), layout(at, 60)])
             }),
         ),
         ("a type cut short", Box::new(|at| header(&[simple(&[3]), (3, vec![0x11, 0x20, 31]), layout(at, 60)]))),
