@@ -96,6 +96,38 @@ fn main() {
     seeds.add("split_whole", &zip);
     seeds.add("split_whole", &[&(header.len() as u64).to_le_bytes()[..], header, &[1; 48]].concat());
     seeds.add("split_whole", &[&b"\x89HDF\r\n\x1a\n\0"[..], &[8; 100]].concat());
+    for array in [
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (3, 4), }\n",
+        "{'descr': [('a', '<f4'), ('b', '<i8', (2,))], 'fortran_order': False, 'shape': (2,), }\n",
+    ] {
+        let file =
+            [&b"\x93NUMPY\x01\0"[..], &(array.len() as u16).to_le_bytes(), array.as_bytes(), &floats[..48]].concat();
+        seeds.add("split_npy", &file);
+        seeds.add("split_npy", &[array.as_bytes(), b"\0"].concat());
+        seeds.add("split_whole", &file);
+        let mut tar = tar::Builder::new(Vec::new());
+        for path in ["a.npy".to_owned(), "d/".repeat(90) + "b.npy", "c.bin".to_owned()] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(file.len() as u64);
+            tar.append_data(&mut header, path, &file[..]).expect("memory can be written");
+        }
+        tar.append_pax_extensions([("path", &b"p/q"[..]), ("size", b"9")]).expect("memory can be written");
+        let tar = tar.into_inner().expect("memory can be written");
+        seeds.add("split_tar", &tar);
+        seeds.add("split_whole", &tar);
+    }
+    let gguf = gguf();
+    seeds.add("split_gguf", &gguf);
+    seeds.add("split_gguf", &gguf[8..]);
+    seeds.add("split_whole", &gguf);
+    for path in files(&fuzz.join("../tests/golden/formats")) {
+        if path.extension().is_some_and(|extension| extension == "h5") {
+            seeds.add("split_hdf5", &read(&path));
+            seeds.add("split_hdf5", &read(&path)[8..]);
+        } else if path.extension().is_some_and(|extension| extension == "keras") {
+            seeds.add("split_zip", &read(&path));
+        }
+    }
     for name in [
         "epoch=3-step=1200-val_loss=0.31.ckpt",
         "checkpoint-500",
@@ -138,6 +170,25 @@ fn distributed_metadata(first: &[u8], size: &[u8], half: u16) -> Vec<u8> {
     let storage = [b"}(", &[stored("a", 0), stored("b", half)].concat()[..], b"u"].concat();
     let state = [("state_dict_metadata", dict(&[about("a"), about("b")])), ("storage_data", storage)];
     [&b"\x80\x04"[..], &made("Metadata", dict(&state)), b"."].concat()
+}
+
+/// A model of two tensors and some metadata.
+fn gguf() -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let number = |number: u64| number.to_le_bytes().to_vec();
+    let kind = |kind: u32| kind.to_le_bytes().to_vec();
+    let values = [
+        [text("general.alignment"), kind(4), kind(64)].concat(),
+        [text("tokenizer.ggml.tokens"), kind(9), kind(8), number(2), text("a"), text("bc")].concat(),
+        [text("scores"), kind(9), kind(6), number(2), number(0)].concat(),
+    ];
+    let tensors = [
+        [text("embed"), kind(2), number(256), number(2), kind(12), number(0)].concat(),
+        [text("norm"), kind(1), number(3), kind(0), number(320)].concat(),
+    ];
+    let mut file = [&b"GGUF\x03\0\0\0"[..], &number(2), &number(3), &values.concat(), &tensors.concat()].concat();
+    file.resize(file.len().next_multiple_of(64) + 320 + 64, 7);
+    file
 }
 
 struct Seeds {
