@@ -159,7 +159,7 @@ impl Header {
     /// Bytes of an element of a structure, when elements fill the rest of the file.
     fn element_bytes_in(&self, rest: u64) -> Option<u64> {
         let elements = self.elements().filter(|elements| *elements > 0)?;
-        let is_whole = matches!(self.descr, Descr::Fields(_)) && rest > 0 && rest % elements == 0;
+        let is_whole = matches!(self.descr, Descr::Fields(_)) && rest > 0 && rest.is_multiple_of(elements);
         is_whole.then_some(rest / elements)
     }
 
