@@ -212,7 +212,7 @@ impl<'a> Machine<'a> {
             return Err(Problem::Malformed);
         }
         let is_dict = matches!(opcode, b'd' | b's' | b'u');
-        if is_dict && (self.stack.len() - from) % 2 != 0 {
+        if is_dict && !(self.stack.len() - from).is_multiple_of(2) {
             return Err(Problem::Malformed);
         }
         let target = match opcode {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::{Kind, Source, Split, torch};
+use super::{Format, Kind, Source, Split, torch};
 use crate::limits::{PICKLE_BYTES_MAX, PICKLE_TENSORS_MAX};
 use crate::pickle::{self, Id, Pickle};
 
@@ -80,7 +80,8 @@ impl DistributedNames {
 
     /// Gives the tensors of a file, by its path relative to the metadata's, their names.
     pub fn apply(&self, path: &str, split: &mut Split) {
-        let Some(parts) = self.files.get(path) else { return };
+        // safetensors has the names itself.
+        let Some(parts) = self.files.get(path).filter(|_| split.format == Format::TorchZip) else { return };
         let at = |start: u64, end: u64| {
             let at = parts.partition_point(|part| part.start <= start).checked_sub(1)?;
             (end <= parts[at].end).then_some(at)

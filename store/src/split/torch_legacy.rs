@@ -105,8 +105,11 @@ fn front(bytes: &[u8]) -> Result<Front<'_>, Problem> {
     Ok(Front { object, keys, is_big_endian: little_endian == Some(Node::Bool(false)), len })
 }
 
-/// Every storage with its first byte and the one behind it.
-fn storages(source: &dyn Source, front: &Front<'_>) -> io::Result<Result<Vec<(Told, u64, u64)>, Problem>> {
+/// A storage with its first byte and the one behind it.
+type Placed = (Told, u64, u64);
+
+/// Every storage.
+fn storages(source: &dyn Source, front: &Front<'_>) -> io::Result<Result<Vec<Placed>, Problem>> {
     let mut told: HashMap<String, Told> =
         torch::storages(&front.object, front.is_big_endian).into_iter().map(|told| (told.key.clone(), told)).collect();
     let mut storages = Vec::with_capacity(told.len());

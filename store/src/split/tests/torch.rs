@@ -314,7 +314,7 @@ fn metadata(parts: &[Part<'_>]) -> Vec<u8> {
     let about =
         parts.iter().map(|(name, _, whole, ..)| (*name, made("TensorStorageMetadata", dict(&[("size", size(whole))]))));
     let stored = parts.iter().map(|(name, first, _, file, offset, len)| {
-        let first = first.map_or(b"N".to_vec(), |first| size(first));
+        let first = first.map_or(b"N".to_vec(), size);
         let index = made("MetadataIndex", dict(&[("fqn", text(name)), ("offset", first), ("index", int(0))]));
         let info = dict(&[("relative_path", text(file)), ("offset", int(*offset)), ("length", int(*len))]);
         [index, made("_StorageInfo", info)].concat()
@@ -360,6 +360,13 @@ fn parts_of_distributed_checkpoints_are_slices_of_the_whole() {
     assert_eq!(named(&[whole[0], ("b", None, &[3], "f", end_a - 1, 500)]), None);
     assert_eq!(named(&[("a", None, &[2, 4], "f", i64::MAX, i64::MAX)]).map(|(words, _)| words), Some(untouched.0));
     assert_eq!(named(&[("a", None, &[2, 4], "f", -1, 5)]), None);
+    // A file that has names of its own keeps them.
+    let own = safetensors_file(&[("own", "F32", &[3])]);
+    let names =
+        DistributedNames::read(&*source(&metadata(&[("a", None, &[3], "f", 0, own.len() as i64)]))).unwrap().unwrap();
+    let mut split = split_of(&own);
+    names.apply("f", &mut split);
+    assert_eq!(segments(&split)[1].1, "own F32 [3]");
     let not = |bytes: &[u8]| DistributedNames::read(&*source(bytes)).unwrap().is_none();
     assert!(not(b"") && not(b"\x80\x02N.") && not(&pickled(&dict(&[("storage_data", dict(&[]))]))));
 }
