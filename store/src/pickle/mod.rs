@@ -10,11 +10,11 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use node::{Id, Node, Pickle};
+pub use node::{Id, Node, Pickle};
 
 /// Why a pickle can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Problem {
+pub enum Problem {
     /// The bytes end before the pickle does.
     Ended,
     /// It is none, or one that Python would refuse.
@@ -24,6 +24,6 @@ pub(crate) enum Problem {
 }
 
 /// Reads the pickle at the beginning of these bytes; what follows it is left alone.
-pub(crate) fn read(bytes: &[u8]) -> Result<Pickle<'_>, Problem> {
+pub fn read(bytes: &[u8]) -> Result<Pickle<'_>, Problem> {
     machine::Machine::new(bytes).run()
 }

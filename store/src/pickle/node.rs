@@ -5,11 +5,11 @@ use std::ops::Range;
 
 /// A node of a [`Pickle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Id(pub(super) u32);
+pub struct Id(pub(super) u32);
 
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Node {
+pub enum Node {
     /// `None`.
     None,
     /// `True` or `False`.
@@ -42,7 +42,7 @@ pub(crate) enum Node {
 
 /// A range of bytes or of the table of items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span {
+pub struct Span {
     pub(super) start: u32,
     pub(super) len: u32,
 }
@@ -60,7 +60,7 @@ impl Span {
 
 /// Where a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Text {
+pub enum Text {
     /// In the pickle, as it is.
     InPlace(Span),
     /// Among those that were written with escapes.
@@ -69,7 +69,7 @@ pub(crate) enum Text {
 
 /// The first and last of a chain of links; both [`NOWHERE`] when it is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub struct Run {
     first: u32,
     last: u32,
 }
@@ -91,20 +91,20 @@ pub(super) struct Link {
 
 /// What calling something gave, and what was done to it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Object {
+pub struct Object {
     /// What was called.
-    pub(crate) callee: Id,
+    pub callee: Id,
     /// With which arguments; a tuple if the pickle is in order.
-    pub(crate) args: Id,
+    pub args: Id,
     /// What it was told to take as its state.
-    pub(crate) state: Option<Id>,
+    pub state: Option<Id>,
     pub(super) pairs: Run,
     pub(super) items: Run,
 }
 
 /// A pickle that was read.
 #[derive(Debug)]
-pub(crate) struct Pickle<'a> {
+pub struct Pickle<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) decoded: String,
     pub(super) nodes: Vec<Node>,
@@ -117,27 +117,27 @@ pub(crate) struct Pickle<'a> {
 
 impl Pickle<'_> {
     /// The value that the pickle stands for.
-    pub(crate) fn root(&self) -> Id {
+    pub fn root(&self) -> Id {
         self.root
     }
 
     /// Bytes of the pickle.
-    pub(crate) fn consumed(&self) -> usize {
+    pub fn consumed(&self) -> usize {
         self.consumed
     }
 
     /// One value.
-    pub(crate) fn node(&self, id: Id) -> Node {
+    pub fn node(&self, id: Id) -> Node {
         self.nodes[id.0 as usize]
     }
 
     /// Every value, in the order of the pickle.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node> {
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
         self.nodes.iter().copied()
     }
 
     /// The text that a node is.
-    pub(crate) fn text(&self, id: Id) -> Option<&str> {
+    pub fn text(&self, id: Id) -> Option<&str> {
         match self.node(id) {
             Node::Text(Text::InPlace(span)) => str::from_utf8(self.bytes.get(span.range())?).ok(),
             Node::Text(Text::Decoded(span)) => self.decoded.get(span.range()),
@@ -146,27 +146,27 @@ impl Pickle<'_> {
     }
 
     /// The integer that a node is.
-    pub(crate) fn int(&self, id: Id) -> Option<i64> {
+    pub fn int(&self, id: Id) -> Option<i64> {
         if let Node::Int(int) = self.node(id) { Some(int) } else { None }
     }
 
     /// The integer that a node is, if it is a size.
-    pub(crate) fn size(&self, id: Id) -> Option<u64> {
+    pub fn size(&self, id: Id) -> Option<u64> {
         self.int(id).and_then(|int| u64::try_from(int).ok())
     }
 
     /// The little-endian bytes of an integer of more than 64 bits.
-    pub(crate) fn long(&self, id: Id) -> Option<&[u8]> {
+    pub fn long(&self, id: Id) -> Option<&[u8]> {
         if let Node::Long(span) = self.node(id) { self.bytes.get(span.range()) } else { None }
     }
 
     /// The items of a tuple.
-    pub(crate) fn tuple(&self, id: Id) -> Option<&[Id]> {
+    pub fn tuple(&self, id: Id) -> Option<&[Id]> {
         if let Node::Tuple(span) = self.node(id) { self.tuples.get(span.range()) } else { None }
     }
 
     /// The items of a list, of a set, or that an object was told to append; none of anything else.
-    pub(crate) fn items(&self, id: Id) -> impl Iterator<Item = Id> {
+    pub fn items(&self, id: Id) -> impl Iterator<Item = Id> {
         let run = match self.node(id) {
             Node::List(run) => run,
             Node::Object(at) => self.objects[at as usize].items,
@@ -176,7 +176,7 @@ impl Pickle<'_> {
     }
 
     /// The keys and values of a dict, or of an object that is one; none of anything else.
-    pub(crate) fn pairs(&self, id: Id) -> impl Iterator<Item = (Id, Id)> {
+    pub fn pairs(&self, id: Id) -> impl Iterator<Item = (Id, Id)> {
         let run = match self.node(id) {
             Node::Dict(run) => run,
             Node::Object(at) => self.objects[at as usize].pairs,
@@ -186,18 +186,18 @@ impl Pickle<'_> {
     }
 
     /// The value under a key of a dict; the last, should there be several.
-    pub(crate) fn get(&self, dict: Id, key: &str) -> Option<Id> {
+    pub fn get(&self, dict: Id, key: &str) -> Option<Id> {
         self.pairs(dict).filter(|(own, _)| self.text(*own) == Some(key)).last().map(|(_, value)| value)
     }
 
     /// Module and name of a class or function.
-    pub(crate) fn global(&self, id: Id) -> Option<(&str, &str)> {
+    pub fn global(&self, id: Id) -> Option<(&str, &str)> {
         let Node::Global(module, name) = self.node(id) else { return None };
         Some((self.text(module)?, self.text(name)?))
     }
 
     /// The parts of an object.
-    pub(crate) fn object(&self, id: Id) -> Option<Object> {
+    pub fn object(&self, id: Id) -> Option<Object> {
         if let Node::Object(at) = self.node(id) { self.objects.get(at as usize).copied() } else { None }
     }
 
