@@ -177,8 +177,9 @@ fn names_may_be_globs_for_one_tensor() {
         "Hint: `ckpt show REF --tensors` lists the tensors\n",
     );
     bench.put(3, &[("model.safetensors", model(&tensors))]);
-    let near = "Hint: did you mean layers.0.weight?\n";
+    let near = "Hint: did you mean layers.0.weight or layers.0.bias?\n";
     fails("layers.0.wieght", 3, "no tensor layers.0.wieght in r", near);
+    let near = "Hint: did you mean layers.0.weight?\n";
     fails("state_dict.layers.0.weight", 3, "no tensor state_dict.layers.0.weight in r", near);
     assert_eq!(bench.ckpt(&["log", "rr", "--tensor", "w"]).code, Some(3));
 }
