@@ -10,6 +10,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/ckpt"
 venv="$cache/venv"
+own=${CKPT_TEST_PYTHON:-}
+# Whoever has sourced setup.env means the one that is made here.
+if [ "$own" = "$venv/bin/python" ]; then own=""; fi
 wheel="$cache/libclang"
 want=${1:-python}
 
@@ -80,8 +83,8 @@ need_libclang() {
 }
 
 need_python() {
-    python=$(command -v python3) || die "python3 is missing: the tests and the demo need 3.10 or later" "Try: apt-get install python3 python3-venv"
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "$("$python" --version) is too old: the tests and the demo need 3.10 or later"
+    python=$(command -v python3) || die "python3 is missing: the tests and the demo need 3.11 or later" "Try: apt-get install python3 python3-venv"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$("$python" --version) is too old: the tests and the demo need 3.11 or later"
     "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv ||
         die "Python's venv module is missing" "Try: apt-get install python3-venv"
 }
@@ -108,23 +111,26 @@ full_venv() {
 }
 
 need_venv() {
-    # A Python of the user's own that has torch, safetensors and numpy does as well.
-    if [ -n "${CKPT_TEST_PYTHON:-}" ]; then
-        [ -x "$CKPT_TEST_PYTHON" ] || die "CKPT_TEST_PYTHON is $CKPT_TEST_PYTHON, which can't be run"
+    # A Python of the user's own that has the same packages does as well.
+    if [ -n "$own" ]; then
+        local lacking
+        lacking=$("$own" -B "$here/check_python.py" --find 2>/dev/null) || die "CKPT_TEST_PYTHON is $own, which can't be run"
+        [ -z "$lacking" ] || die "CKPT_TEST_PYTHON is $own, which has no $lacking" \
+            "Try: $own -m pip install -r $here/requirements.txt"
         return
     fi
     local stamp new="$cache/venv.new"
     stamp=$(stamp_of "$here/requirements.txt" "$here/cpu_torch.py")
     if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     need_python
-    say "making a Python environment with torch, CPU only, in $venv (a 0.6 GB download, 1.6 GB on disk, about a minute)"
+    say "making a Python environment with torch, CPU only, in $venv (a 0.7 GB download, 1.9 GB on disk, about a minute)"
     : >"$cache/pip.log"
     rm -rf "$new"
     if ! small_venv "$new" 2>>"$cache/pip.log"; then
         say "torch without its GPU libraries doesn't work here (see $cache/pip.log); installing it whole, 5 GB"
         rm -rf "$new"
         full_venv "$new" 2>>"$cache/pip.log" || die "the Python environment can't be made (see $cache/pip.log)" \
-            "Or name a Python that has torch, safetensors and numpy: CKPT_TEST_PYTHON=/path/to/python3 make ..."
+            "Or name a Python that has what $here/requirements.txt lists: CKPT_TEST_PYTHON=/path/to/python3 make ..."
     fi
     printf '%s\n' "$stamp" >"$new/stamp"
     # Whole or not at all: an interrupted set-up must not look like a finished one.
@@ -146,7 +152,7 @@ need_peers() {
             die "b3sum can't be built (see $cache/b3sum.log)"
     fi
     stamp=$(stamp_of "$here/requirements-bench.txt")
-    if [ -z "${CKPT_TEST_PYTHON:-}" ] && [ "$(cat "$venv/stamp-bench" 2>/dev/null)" != "$stamp" ]; then
+    if [ -z "$own" ] && [ "$(cat "$venv/stamp-bench" 2>/dev/null)" != "$stamp" ]; then
         say "adding $(grep -v '^#' "$here/requirements-bench.txt" | tr '\n' ' ')to $venv"
         pip_install "$venv" --no-deps -r "$here/requirements-bench.txt" || die "they can't be installed (see $cache/pip.log)"
         printf '%s\n' "$stamp" >"$venv/stamp-bench"

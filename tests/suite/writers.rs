@@ -68,7 +68,7 @@ impl Bench {
     /// Runs a script in the place for files.
     fn python(&self, script: &str) {
         let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-            panic!("CKPT_TEST_PYTHON is not set: it names a Python with torch and safetensors. `make test` sets it.")
+            panic!("CKPT_TEST_PYTHON is not set: it names a Python with what tests/setup/requirements.txt lists. `make test` sets it.")
         };
         let mut command = Command::new(&python);
         // Threads that wait by spinning slow a busy machine down many times over, and nothing here needs a second one.
