@@ -47,7 +47,7 @@ def save(path: Path, alignment: int | None = None) -> None:
 def write(out: Path) -> Truth:
     save(out / "model.gguf")
     save(out / "aligned.gguf", 256)
-    return [one_file(path, tensors(path)) for path in sorted(out.glob("*.gguf"))]
+    return [one_file(path, "gguf", tensors(path)) for path in sorted(out.glob("*.gguf"))]
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def write(out: Path) -> Truth:
         path = out / f"{name}.h5"
         with h5py.File(path, "w", libver=versions) as file:
             fill(file)
-        truth.append(one_file(path, dataset_entries(path)))
+        truth.append(one_file(path, "hdf5", dataset_entries(path)))
     with h5py.File(out / "mixed.hdf5", "w") as file:
         fill(file)
         fill_others(file)
@@ -70,7 +70,7 @@ def write(out: Path) -> Truth:
     with h5py.File(out / "behind_a_block.h5", "w", userblock_size=1024) as file:
         fill(file)
     names = ("mixed.hdf5", "chunked.h5", "behind_a_block.h5")
-    return truth + [one_file(out / name, dataset_entries(out / name)) for name in names]
+    return truth + [one_file(out / name, "hdf5", dataset_entries(out / name)) for name in names]
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ usage: keras_files.py OUTDIR
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 import zipfile
 
-os.environ |= {"KERAS_BACKEND": "torch"}
+# Or it would leave a file of settings in the home directory.
+home = tempfile.TemporaryDirectory()
+os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": home.name}
 
 import keras
 import numpy as np
@@ -42,10 +45,10 @@ def write(out: Path) -> Truth:
     made.save_weights(out / "model.weights.h5")
     made.save(out / "model.h5")
     keras.Model.save(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), out / "untrained.keras")
-    truth = [one_file(out / name, dataset_entries(out / name)) for name in ("model.weights.h5", "model.h5")]
+    truth = [one_file(out / name, "hdf5", dataset_entries(out / name)) for name in ("model.weights.h5", "model.h5")]
     for name in ("model.keras", "untrained.keras"):
         with zipfile.ZipFile(out / name) as archive:
-            truth.append(one_file(out / name, dataset_entries(archive.open("model.weights.h5"))))
+            truth.append(one_file(out / name, "keras", dataset_entries(archive.open("model.weights.h5"))))
     return truth
 
 

@@ -40,22 +40,22 @@ def write(out: Path) -> Truth:
     chosen = ("float32", "float64", "uint8", "bool", "complex64", "fortran", "cube", "scalar", "empty", "large")
     for name, array in {k: v for k, v in arrays().items() if k in chosen}.items():
         np.save(out / f"{name}.npy", array)
-        truth.append(one_file(out / f"{name}.npy", [array_entry("tensor", np.asarray(array))]))
+        truth.append(one_file(out / f"{name}.npy", "npy", [array_entry("tensor", np.asarray(array))]))
     for version in ((2, 0), (3, 0)):
         path = out / f"version_{version[0]}.npy"
         with path.open("wb") as file:
             npy.write_array(file, arrays()["float32"], version)
-        truth.append(one_file(path, [array_entry("tensor", np.load(path))]))
+        truth.append(one_file(path, "npy", [array_entry("tensor", np.load(path))]))
     for name, array in NO_TENSORS.items():
         np.save(out / f"{name}.npy", array)
-        truth.append(one_file(out / f"{name}.npy", []))
+        truth.append(one_file(out / f"{name}.npy", "npy", []))
     every = [array_entry(name, np.asarray(array)) for name, array in arrays().items()]
     np.savez(out / "stored.npz", **arrays())
     np.savez(out / "mixed.npz", **(arrays() | NO_TENSORS), **{"a/b.c": np.arange(3)})
     np.savez_compressed(out / "compressed.npz", **arrays())
-    truth.append(one_file(out / "stored.npz", every))
-    truth.append(one_file(out / "mixed.npz", [*every, array_entry("a/b.c", np.arange(3))]))
-    truth.append(one_file(out / "compressed.npz", []))
+    truth.append(one_file(out / "stored.npz", "npz", every))
+    truth.append(one_file(out / "mixed.npz", "npz", [*every, array_entry("a/b.c", np.arange(3))]))
+    truth.append(one_file(out / "compressed.npz", "zip", []))
     return truth
 
 

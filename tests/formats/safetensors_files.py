@@ -39,7 +39,7 @@ def write(out: Path) -> Truth:
     safetensors.torch.save_model(torch_states.Net(), out / "model.safetensors")
     safetensors.torch.save_model(nn.LSTM(8, 12), out / "lstm.safetensors")
     safetensors.numpy.save_file({"x": np.arange(30.0).reshape(5, 6)}, out / "numpy.safetensors")
-    return [one_file(path, safetensors_tensors(path)) for path in sorted(out.glob("*.safetensors"))]
+    return [one_file(path, "safetensors", safetensors_tensors(path)) for path in sorted(out.glob("*.safetensors"))]
 
 
 if __name__ == "__main__":

@@ -47,10 +47,10 @@ def write(out: Path) -> Truth:
         with tarfile.open(path, "w", format=format_) as archive:
             for member in tensors:
                 archive.add(work / member, member)
-        truth.append(one_file(path, inside))
+        truth.append(one_file(path, "tar", inside))
     with tarfile.open(out / "packed.tar.gz", "w:gz") as archive:
         archive.add(work, "work")
-    return [*truth, one_file(out / "packed.tar.gz", [])]
+    return [*truth, one_file(out / "packed.tar.gz", "opaque", [])]
 
 
 if __name__ == "__main__":

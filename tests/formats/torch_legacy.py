@@ -16,11 +16,11 @@ def write(out: Path) -> Truth:
     for name, state in states.items():
         path = out / f"{name}.pt"
         torch.save(state, path, _use_new_zipfile_serialization=False)
-        truth.append(torch_file(path))
+        truth.append(torch_file(path, "torch legacy"))
     for protocol in (3, 4, 5):
         path = out / f"protocol_{protocol}.pth"
         torch.save(torch_states.containers(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
-        truth.append(torch_file(path))
+        truth.append(torch_file(path, "torch legacy"))
     return truth
 
 

@@ -34,7 +34,7 @@ def write(out: Path) -> Truth:
     truth = []
     for name, script in scripts.items():
         script.save(out / name)
-        truth.append(one_file(out / name, tensors_in(dict(torch.jit.load(out / name).state_dict()))))
+        truth.append(one_file(out / name, "torchscript", tensors_in(dict(torch.jit.load(out / name).state_dict()))))
     return truth
 
 

@@ -4,11 +4,12 @@ The truth is `truth.json` beside the files: a list of `{"path", "members"}`, one
 checkpoint. A member has its `path` as `ckpt show` gives it and its `tensors`, each with
 
     name    keys of nested containers joined by ".", positions in lists and tuples as decimals
-    dtype   safetensors' name (F32, BF16, I64, ...), GGUF's for quantized blocks (Q8_0); null where neither has one
+    dtype   safetensors' name (F32, BF16, I64, ...), else that of the container (C128, Q8_0, >f4)
     shape   row-major, the slowest dimension first, whatever the container does
     sha256  of the elements as contiguous, row-major, little-endian bytes
 
-A member without tensors, or one that can't be split by design, has an empty list.
+A member without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls its
+container, null where that is not looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ TORCH_DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
     torch.complex64: "C64",
-    torch.complex128: None,
+    torch.complex128: "C128",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
     torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
@@ -63,7 +64,7 @@ NUMPY_DTYPES = {
     "float32": "F32",
     "float64": "F64",
     "complex64": "C64",
-    "complex128": None,
+    "complex128": "C128",
 }
 SPARSE_PARTS = {
     torch.sparse_coo: ("indices", "values"),
@@ -74,7 +75,7 @@ SPARSE_PARTS = {
 }
 
 
-def entry(name: str, dtype: str | None, shape: tuple[int, ...] | list[int], data: bytes) -> dict[str, Any]:
+def entry(name: str, dtype: str, shape: tuple[int, ...] | list[int], data: bytes) -> dict[str, Any]:
     return {
         "name": name,
         "dtype": dtype,
@@ -128,20 +129,21 @@ def array_entry(name: str, array: np.ndarray) -> dict[str, Any]:
     return entry(name, NUMPY_DTYPES[array.dtype.name], array.shape, np.ascontiguousarray(array).tobytes())
 
 
-def one_file(path: Path, tensors: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> dict[str, Any]:
+def one_file(path: Path, format_: str, tensors: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """A checkpoint of one file."""
-    return {"path": path.name, "members": [{"path": path.name, "tensors": list(tensors)}]}
+    return {"path": path.name, "members": [{"path": path.name, "format": format_, "tensors": list(tensors)}]}
 
 
-def torch_file(path: Path) -> dict[str, Any]:
+def torch_file(path: Path, format_: str = "torch zip") -> dict[str, Any]:
     """A checkpoint of one file that torch.save wrote, as torch.load gives it back."""
-    return one_file(path, tensors_in(torch.load(path, weights_only=False)))
+    return one_file(path, format_, tensors_in(torch.load(path, weights_only=False)))
 
 
 def folder(path: Path, tensors: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A checkpoint of a folder; `tensors` has what is in those of its files that have any."""
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-    return {"path": path.name, "members": [{"path": name, "tensors": tensors.get(name, [])} for name in files]}
+    members = [{"path": name, "format": None, "tensors": tensors.get(name, [])} for name in files]
+    return {"path": path.name, "members": members}
 
 
 def seed() -> None:

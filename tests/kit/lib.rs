@@ -6,6 +6,7 @@ pub mod gate;
 pub mod image;
 pub mod lab;
 pub mod mounts;
+pub mod python;
 pub mod run;
 pub mod sample;
 pub mod shim;

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import sys
+import tempfile
 
 PACKAGES = (
     "torch",
@@ -25,7 +26,9 @@ if sys.argv[1:] == ["--find"]:
     print(*(name for name in PACKAGES if importlib.util.find_spec(name) is None))
     raise SystemExit
 
-os.environ["KERAS_BACKEND"] = "torch"
+# Keras would leave a file of settings in the home directory.
+home = tempfile.TemporaryDirectory()
+os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": home.name}
 
 # Some packages bring in what they need only when something of theirs is asked for.
 import accelerate

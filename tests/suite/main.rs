@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod damage;
 mod files;
+mod formats;
 mod golden;
 mod head_protocol;
 mod import;

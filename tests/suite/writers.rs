@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use ckpt_tests::python::{python, run_python};
 use ckpt_tests::run::{ckpt_ok, on, run};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -67,20 +67,7 @@ impl Bench {
 
     /// Runs a script in the place for files.
     fn python(&self, script: &str) {
-        let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-            panic!("CKPT_TEST_PYTHON is not set: it names a Python with what tests/setup/requirements.txt lists. `make test` sets it.")
-        };
-        let mut command = Command::new(&python);
-        // Threads that wait by spinning slow a busy machine down many times over, and nothing here needs a second one.
-        command.env("OMP_NUM_THREADS", "1");
-        let ran = command.current_dir(self.dir.path()).arg("-c").arg(format!("{PRELUDE}\n{script}")).output();
-        let ran = ran.unwrap_or_else(|error| panic!("{} can't be started: {error}", Path::new(&python).display()));
-        assert!(
-            ran.status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&ran.stdout),
-            String::from_utf8_lossy(&ran.stderr)
-        );
+        run_python(python().current_dir(self.dir.path()).arg("-c").arg(format!("{PRELUDE}\n{script}")));
     }
 
     fn put(&self, name: &str, run_name: &str) -> Value {
