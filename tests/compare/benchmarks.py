@@ -28,6 +28,20 @@ MANY_LS_SECONDS_MAX = 1.0
 # Bytes read for the bytes that changed of a tensor, and for those of two checkpoints that differ in a twentieth.
 LOG_READ_MAX, DIFF_READ_MAX = 1.2, 0.055
 SHOW_TENSORS_SECONDS_MAX = 0.2
+SAME_STATE = HERE.parent / "formats" / "same_state.py"
+# One state in one format after the other: how they are called there, and here.
+SAME_STATE_FORMATS = {
+    "torch-zip": "torch zip",
+    "torch-legacy": "torch before 1.6",
+    "lightning": "Lightning `.ckpt`",
+    "safetensors": "safetensors",
+    "keras": "Keras 3 `.keras`",
+    "hdf5": "HDF5",
+    "npz": "`.npz`",
+    "gguf": "GGUF",
+}
+OTHER_FORMAT_PERCENT_MAX = 1.0
+SAVED_AGAIN_BYTES_MAX = 16e3
 # What the float codec is to reach: stored / raw at most, GB/s in and out at least.
 CODEC_GOALS = {"f32": (0.833, 2.3, 5.0), "bf16": (0.664, 2.1, 4.0)}
 
@@ -268,6 +282,42 @@ def tensors(bench: Context) -> Result:
     return Result("tensors", "Commands that look into tensors", method, rows)
 
 
+def formats(bench: Context) -> Result:
+    """One state saved in one format after the other, then in each once more under another name."""
+    folder = bench.folder("formats")
+    store, files = folder / "store", folder / "files"
+    peers.ckpt_init(bench.ckpt, store)
+    added: dict[tuple[str, str], tuple[int, int]] = {}
+    for number, name in enumerate(("step=1000", "step=2000")):
+        for format_ in SAME_STATE_FORMATS:
+            say(f"{format_}, {name}")
+            output(sys.executable, SAME_STATE, files, name, format_)
+            (file,) = files.iterdir()
+            before, bytes_ = bytes_under(store / "packs"), file.stat().st_size
+            peers.ckpt_put(bench.ckpt, store, file, run=format_).run(number)
+            added[name, format_] = (bytes_under(store / "packs") - before, bytes_)
+            file.unlink()
+    rows = []
+    for number, (format_, words) in enumerate(SAME_STATE_FORMATS.items()):
+        grown, bytes_ = added["step=1000", format_]
+        percent = 100 * grown / bytes_
+        row = Row(f"{words}: added", size(grown), size(bytes_), f"{percent:.2f} %")
+        if number:
+            row.goal, row.met = "at most 1 %", percent <= OTHER_FORMAT_PERCENT_MAX
+        rows.append(row)
+    for format_, words in SAME_STATE_FORMATS.items():
+        grown, bytes_ = added["step=2000", format_]
+        met = grown <= SAVED_AGAIN_BYTES_MAX
+        rows.append(Row(f"{words} once more: added", kilobytes(grown), size(bytes_), "", "at most 16 kB", met))
+    manifests = median(p.stat().st_size for p in (store / "checkpoints").iterdir())
+    method = (
+        "199 tensors of fp32, 499 MB, written by torch, safetensors, h5py, numpy and gguf and put one after the other into "
+        "one store; then written again under another file name. Beside it is the size of the file. Counted are packs; "
+        f"each checkpoint has a manifest of {kilobytes(manifests)} as well."
+    )
+    return Result("formats", "The same weights in eight formats", method, rows)
+
+
 def synthetic_store(bench: Context, folder: Path, chunks: int, checkpoints: int, each: int) -> Path:
     """Makes a store of so many chunks and checkpoints on disk."""
     say(f"making a store of {chunks} chunks and {checkpoints} checkpoints")
@@ -294,6 +344,10 @@ def busiest_run(listing: dict | list) -> tuple[str, int]:
     return busiest["run"], busiest["checkpoints"]
 
 
+def kilobytes(count: float) -> str:
+    return f"{count / 1e3:.1f} kB"
+
+
 def pair(ours: float, theirs: float) -> tuple[str, str]:
     return duration(ours), duration(theirs)
 
@@ -312,5 +366,6 @@ def smaller(what: str, ours: int, theirs: int) -> Row:
 
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
-    function.__name__: function for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors)
+    function.__name__: function
+    for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors, formats)
 }
