@@ -17,7 +17,7 @@ os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": home.name}
 import keras
 import numpy as np
 from hdf5_files import dataset_entries
-from truth import Path, Truth, main, one_file, seed
+from truth import Path, Truth, folder, main, one_file, seed
 
 
 def model() -> keras.Model:
@@ -49,6 +49,10 @@ def write(out: Path) -> Truth:
     for name in ("model.keras", "untrained.keras"):
         with zipfile.ZipFile(out / name) as archive:
             truth.append(one_file(out / name, "keras", dataset_entries(archive.open("model.weights.h5"))))
+    (out / "shards").mkdir(exist_ok=True)
+    made.save_weights(out / "shards" / "model.weights.json", max_shard_size=1e-6)
+    shards = sorted((out / "shards").glob("*.h5"))
+    truth.append(folder(out / "shards", {path.name: dataset_entries(path) for path in shards}))
     return truth
 
 

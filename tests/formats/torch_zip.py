@@ -5,7 +5,11 @@ usage: torch_zip.py OUTDIR
 
 from __future__ import annotations
 
+import io
+
 import torch_states
+from torch.serialization import set_crc32_options
+from torch.utils.serialization import config
 from truth import Path, Truth, main, torch, torch_file
 
 
@@ -18,7 +22,21 @@ def write(out: Path) -> Truth:
         path = out / f"protocol_{protocol}.ckpt"
         torch.save(torch_states.containers(), path, pickle_protocol=protocol)
         truth.append(torch_file(path))
-    return truth
+    return truth + [torch_file(path) for path in variants(out)]
+
+
+def variants(out: Path) -> list[Path]:
+    """Files of the same content that differ as files of different versions of torch do."""
+    state, paths = torch_states.views(), [out / f"{name}.pth" for name in ("aligned", "without_crc", "from_memory")]
+    with config.patch({"save.storage_alignment": 4096}):
+        torch.save(state, paths[0])
+    set_crc32_options(False)
+    torch.save(state, paths[1])
+    set_crc32_options(True)
+    memory = io.BytesIO()
+    torch.save(state, memory)  # whose records are in a folder `archive`
+    paths[2].write_bytes(memory.getvalue())
+    return paths
 
 
 if __name__ == "__main__":
