@@ -311,8 +311,8 @@ def formats(bench: Context) -> Result:
         rows.append(Row(f"{words} once more: added", kilobytes(grown), size(bytes_), "", "at most 16 kB", met))
     manifests = median(p.stat().st_size for p in (store / "checkpoints").iterdir())
     method = (
-        "199 tensors of fp32, 499 MB, written by torch, safetensors, h5py, numpy and gguf and put one after the other into "
-        "one store; then written again under another file name. Beside it is the size of the file. Counted are packs; "
+        "199 tensors of fp32, 499 MB, written by torch, safetensors, h5py, numpy and gguf and put one after the other "
+        "into one store; then written again under another file name. Beside it is the size of the file. Counted are packs; "
         f"each checkpoint has a manifest of {kilobytes(manifests)} as well."
     )
     return Result("formats", "The same weights in eight formats", method, rows)

@@ -19,7 +19,8 @@ PLAIN = (np.float32, np.float16, np.float64, np.int8, np.int16, np.int32, np.int
 def tensors(path: Path) -> list[dict[str, Any]]:
     """Describes a file's tensors as its reader gives them; GGUF lists the fastest dimension first, the truth last."""
     return [
-        entry(t.name, t.tensor_type.name, t.shape[::-1].tolist(), t.data.tobytes()) for t in gguf.GGUFReader(path).tensors
+        entry(t.name, t.tensor_type.name, t.shape[::-1].tolist(), t.data.tobytes())
+        for t in gguf.GGUFReader(path).tensors
     ]
 
 

@@ -2,8 +2,8 @@
 
 usage: same_state.py OUTDIR NAME [--small] FORMAT...
 
-Makes OUTDIR/NAME with the suffix of each FORMAT; they are the keys of FORMATS. 199 tensors of fp32, 499 MB, the same ones
-each time; --small makes 71 tensors and 17 MB.
+Makes OUTDIR/NAME with the suffix of each FORMAT; they are the keys of FORMATS. 199 tensors of fp32, 499 MB, the same
+ones each time; --small makes 71 tensors and 17 MB.
 """
 
 from __future__ import annotations

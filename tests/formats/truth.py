@@ -1,15 +1,15 @@
-"""What the writers of real files share: the truth about the tensors of each file, as the framework that wrote it tells it.
+"""What the writers of real files share: the truth about the tensors of each file, as the framework reports them.
 
-The truth is `truth.json` beside the files: a list of `{"path", "members"}`, one for each file or folder that is put as a
-checkpoint. A member has its `path` as `ckpt show` gives it and its `tensors`, each with
+The truth is `truth.json` beside the files: a list of `{"path", "members"}`, one for each file or folder that is put as
+a checkpoint. A member has its `path` as `ckpt show` gives it and its `tensors`, each with
 
     name    keys of nested containers joined by ".", positions in lists and tuples as decimals
     dtype   safetensors' name (F32, BF16, I64, ...), else that of the container (C128, Q8_0, >f4)
     shape   row-major, the slowest dimension first, whatever the container does
     sha256  of the elements as contiguous, row-major, little-endian bytes
 
-A member without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls its
-container, null where that is not looked at.
+A member without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls
+its container, null where that is not looked at.
 """
 
 from __future__ import annotations
