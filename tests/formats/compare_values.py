@@ -15,10 +15,10 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors_files import safetensors_tensors
-from truth import Path
+from truth import TORCH_DTYPES, Path
 
-# What safetensors has no name for can't be in such a file.
-FOREIGN = ("C128", "Q", ">")
+# Others can't be in such a file.
+DTYPES = set(TORCH_DTYPES.values()) - {"C128"}
 
 
 def expected(checkpoint: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -27,7 +27,7 @@ def expected(checkpoint: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for member in checkpoint["members"]:
         for tensor in member["tensors"]:
             name = tensor["name"]
-            if not tensor["dtype"].startswith(FOREIGN):
+            if tensor["dtype"] in DTYPES:
                 yield tensor | {"name": f"{member['path']}:{name}" if files_with[name] > 1 else name}
 
 

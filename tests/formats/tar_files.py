@@ -31,7 +31,7 @@ def members(work: Path) -> dict[str, list[dict[str, Any]]]:
         "a/model.safetensors": safetensors_tensors(work / "a/model.safetensors"),
         "a/model.ckpt": list(tensors_in(torch.load(work / "a/model.ckpt"))),
         long: list(tensors_in(weights)),
-        "array.npy": [array_entry("tensor", np.arange(50.0))],
+        "array.npy": [array_entry("array", np.arange(50.0))],
         "notes.txt": [],
     }
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import nn
 
 Truth = list[dict[str, Any]]
@@ -66,6 +67,8 @@ NUMPY_DTYPES = {
     "complex64": "C64",
     "complex128": "C128",
 }
+# Of JAX's types the one that numpy writes with a type of its own; the others become bytes: <V2.
+ML_DTYPES = {"float8_e5m2": "F8_E5M2"}
 SPARSE_PARTS = {
     torch.sparse_coo: ("indices", "values"),
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
@@ -125,8 +128,9 @@ def tensors_in(value: object, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def array_entry(name: str, array: np.ndarray) -> dict[str, Any]:
-    """Describes a numpy array whose bytes are little-endian."""
-    return entry(name, NUMPY_DTYPES[array.dtype.name], array.shape, np.ascontiguousarray(array).tobytes())
+    """Describes a numpy array; a type that safetensors has no name for is called as a .npy calls it, its bytes as they are."""
+    known = (NUMPY_DTYPES | ML_DTYPES).get(array.dtype.name) if array.dtype.byteorder != ">" else None
+    return entry(name, known or str(npy.dtype_to_descr(array.dtype)), array.shape, np.ascontiguousarray(array).tobytes())
 
 
 def one_file(path: Path, format_: str, tensors: Iterable[dict[str, Any]]) -> dict[str, Any]:
