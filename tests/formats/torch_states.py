@@ -136,10 +136,9 @@ def tied() -> dict[str, torch.Tensor]:
 
 
 def conjugated() -> dict[str, torch.Tensor]:
-    """Tensors whose stored elements are not their values: torch keeps a flag that says so."""
+    """Tensors whose stored elements are not their values: a flag says that they are to be conjugated."""
     value = torch.randn(6, 4, dtype=torch.complex64)
-    other = torch.randn(3, 3, dtype=torch.complex64)
-    return {"plain": value, "conj": value.conj(), "adjoint": value.mH, "negated": other.conj().imag}
+    return {"plain": value, "conj": value.conj(), "adjoint": value.mH, "resolved": value.conj().resolve_conj()}
 
 
 def sparse() -> dict[str, torch.Tensor]:

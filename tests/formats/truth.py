@@ -8,8 +8,9 @@ a checkpoint. A member has its `path` as `ckpt show` gives it and its `tensors`,
     shape   row-major, the slowest dimension first, whatever the container does
     sha256  of the elements as contiguous, row-major, little-endian bytes
 
-A member without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls
-its container, null where that is not looked at.
+Left out are tensors that torch keeps conjugated or negated by a flag: no bytes of the file are their elements. A member
+without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls its container, null
+where that is not looked at.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def entry(name: str, dtype: str, shape: tuple[int, ...] | list[int], data: bytes
 
 def torch_bytes(tensor: torch.Tensor) -> bytes:
     """Gives a dense tensor's elements as bytes, row by row."""
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
 
@@ -105,7 +106,7 @@ def torch_entries(name: str, tensor: torch.Tensor) -> Iterator[dict[str, Any]]:
         if tensor.qscheme() == torch.per_channel_affine:
             yield from torch_entries(f"{name}.scales", tensor.q_per_channel_scales())
             yield from torch_entries(f"{name}.zero_points", tensor.q_per_channel_zero_points())
-    else:
+    elif not tensor.is_conj() and not tensor.is_neg():
         plain = tensor.detach().as_subclass(torch.Tensor)
         yield entry(name, TORCH_DTYPES[plain.dtype], plain.shape, torch_bytes(plain))
 
