@@ -7,7 +7,31 @@ use std::path::{Path, PathBuf};
 
 use ckpt_tests::lab::{Lab, Node, tree};
 use ckpt_tests::python::{python, run_python};
+use ckpt_tests::run::run;
 use serde_json::Value;
+
+/// The types of elements that safetensors has, of those that the writers use.
+const SAFETENSORS: [&str; 19] = [
+    "BOOL",
+    "U8",
+    "I8",
+    "I16",
+    "U16",
+    "I32",
+    "U32",
+    "I64",
+    "U64",
+    "F16",
+    "BF16",
+    "F32",
+    "F64",
+    "C64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E4M3FNUZ",
+    "F8_E5M2FNUZ",
+    "F8_E8M0",
+];
 
 /// A tensor as the truth and `show --tensors` both tell it: name, dtype, shape.
 type Told = (String, String, String);
@@ -35,6 +59,8 @@ fn agrees_with(writer: &str) {
     let truth = fs::read(lab.path("files/truth.json")).expect("the script writes the truth");
     let truth: Vec<Value> = serde_json::from_slice(&truth).expect("the truth is JSON");
     assert!(truth.len() > 1, "{writer} wrote too little");
+    let values = lab.path("values");
+    fs::create_dir(&values).expect("a folder for them");
     let mut wrong = Vec::new();
     let mut tensors = 0;
     for (step, checkpoint) in truth.iter().enumerate() {
@@ -54,6 +80,10 @@ fn agrees_with(writer: &str) {
             tensors += list(expected, "tensors").len();
             wrong.extend(differences(expected, member).map(|difference| format!("{place}: {difference}")));
         }
+        if let Some(problem) = as_safetensors(&lab, &reference, checkpoint, &values.join(format!("{step}.safetensors")))
+        {
+            wrong.push(format!("{path}: {problem}"));
+        }
         lab.ok(&[&"get", &reference, &lab.path(format!("back-{step}"))]);
         assert!(
             same_bytes(&lab.path("files").join(path), &lab.path(format!("back-{step}"))),
@@ -61,8 +91,32 @@ fn agrees_with(writer: &str) {
         );
     }
     assert!(tensors > 0, "{writer} wrote no tensor");
+    let compare = run_python(python().arg(script("compare_values")).arg(lab.path("files/truth.json")).arg(&values));
+    wrong.extend(compare.lines().map(str::to_owned));
     assert!(wrong.is_empty(), "{} of {writer} disagree:\n{}", wrong.len(), wrong.join("\n"));
     lab.ok(&[&"verify"]);
+}
+
+/// Gives the tensors of a checkpoint back as safetensors: all of them, or those of a type that safetensors has when there are
+/// others, which must be an error that names one.
+fn as_safetensors(lab: &Lab, reference: &str, checkpoint: &Value, to: &Path) -> Option<String> {
+    let all = || list(checkpoint, "members").iter().flat_map(|member| list(member, "tensors"));
+    let (known, foreign): (Vec<&Value>, Vec<&Value>) =
+        all().partition(|tensor| SAFETENSORS.contains(&text(tensor, "dtype")));
+    let ran = lab.run(&[&"get", &reference, &to, &"--as", &"safetensors"]);
+    if foreign.is_empty() && !known.is_empty() {
+        return (ran.code != Some(0)).then(|| format!("--as safetensors: {ran:?}"));
+    }
+    if ran.code == Some(0) || to.exists() {
+        return Some(format!("--as safetensors gave something, without {foreign:?}"));
+    }
+    if !foreign.is_empty() && !foreign.iter().any(|tensor| ran.stderr.contains(text(tensor, "name"))) {
+        return Some(format!("--as safetensors names none of {foreign:?}: {ran:?}"));
+    }
+    let names: Vec<[&str; 2]> = known.iter().map(|tensor| ["--tensor", text(tensor, "name")]).collect();
+    let mut command = lab.command(&[&"get", &reference, &to]);
+    let ran = (!names.is_empty()).then(|| run(command.args(names.as_flattened())))?;
+    (ran.code != Some(0)).then(|| format!("--tensor: {ran:?}"))
 }
 
 /// What the tensors of a member are and should not be, or the other way round.
