@@ -9,8 +9,8 @@ a checkpoint. A member has its `path` as `ckpt show` gives it and its `tensors`,
     sha256  of the elements as contiguous, row-major, little-endian bytes
 
 Left out are tensors that torch keeps conjugated or negated by a flag: no bytes of the file are their elements. A member
-without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls its container, null
-where that is not looked at.
+without tensors, or one that can't be split by design, has an empty list. `format` is what `ckpt show` calls its
+container, null where that is not looked at.
 """
 
 from __future__ import annotations
@@ -129,9 +129,10 @@ def tensors_in(value: object, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def array_entry(name: str, array: np.ndarray) -> dict[str, Any]:
-    """Describes a numpy array; a type that safetensors has no name for is called as a .npy calls it, its bytes as they are."""
+    """Describes a numpy array; types that safetensors has no name for are called as a .npy calls them, bytes as they are."""
     known = (NUMPY_DTYPES | ML_DTYPES).get(array.dtype.name) if array.dtype.byteorder != ">" else None
-    return entry(name, known or str(npy.dtype_to_descr(array.dtype)), array.shape, np.ascontiguousarray(array).tobytes())
+    dtype = known or str(npy.dtype_to_descr(array.dtype))
+    return entry(name, dtype, array.shape, np.ascontiguousarray(array).tobytes())
 
 
 def one_file(path: Path, format_: str, tensors: Iterable[dict[str, Any]]) -> dict[str, Any]:
