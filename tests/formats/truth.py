@@ -129,7 +129,7 @@ def tensors_in(value: object, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def array_entry(name: str, array: np.ndarray) -> dict[str, Any]:
-    """Describes a numpy array; types that safetensors has no name for are called as a .npy calls them, bytes as they are."""
+    """Describes a numpy array; a type that safetensors has no name for is called what a .npy calls it, its bytes as is."""
     known = (NUMPY_DTYPES | ML_DTYPES).get(array.dtype.name) if array.dtype.byteorder != ">" else None
     dtype = known or str(npy.dtype_to_descr(array.dtype))
     return entry(name, dtype, array.shape, np.ascontiguousarray(array).tobytes())
