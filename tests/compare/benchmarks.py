@@ -313,8 +313,8 @@ def formats(bench: Context) -> Result:
     method = (
         "199 tensors of fp32, 499 MB, written by torch, safetensors, h5py, numpy and gguf and put one after the other "
         "into one store; then written again under another file name. Beside it is the size of the file. Counted are "
-        f"packs; each checkpoint has a manifest of {small_size(manifests)} as well. torch before 1.6 orders storages by "
-        "their addresses, so its small tensors meet others in their chunks each time."
+        f"packs; each checkpoint has a manifest of {small_size(manifests)} as well. torch before 1.6 orders storages "
+        "by their addresses, so its small tensors meet others in their chunks each time."
     )
     return Result("formats", "The same weights in eight formats", method, rows)
 

@@ -8,6 +8,7 @@ mod show;
 use std::fs;
 
 use ckpt_tests::lab::{noise, safetensors};
+use ckpt_tests::python::{python, run_python};
 use ckpt_tests::run::{Ran, ckpt_ok, on, run};
 use tempfile::TempDir;
 
@@ -48,14 +49,8 @@ impl Bench {
 
     /// Runs a script with a Python that has torch, in the directory; what it prints is JSON.
     fn python(&self, script: &str) -> serde_json::Value {
-        let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-            panic!("CKPT_TEST_PYTHON is not set: it names a Python with torch. `make test` sets it.")
-        };
-        let mut command = std::process::Command::new(&python);
-        command.env("OMP_NUM_THREADS", "1").current_dir(self.dir.path()).arg("-c").arg(script);
-        let ran: Ran = command.output().expect("Python can be started").into();
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        ran.json()
+        let printed = run_python(python().current_dir(self.dir.path()).arg("-c").arg(script));
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("no JSON ({error}): {printed}"))
     }
 
     /// The answer of a command that must not fail, as JSON.

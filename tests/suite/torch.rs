@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use ckpt_store::split::{self, DistributedNames, Kind, Source, Split};
+use ckpt_tests::python::{python, run_python};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -30,14 +30,7 @@ impl Source for Bytes {
 /// What the script wrote: the files, and for each what torch says of its tensors.
 fn files(which: &str) -> (TempDir, Value) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-        panic!("CKPT_TEST_PYTHON is not set: it names a Python with torch. `make test` sets it.")
-    };
-    let mut command = Command::new(&python);
-    command.env("OMP_NUM_THREADS", "1").current_dir(dir.path()).arg("-c").arg(SCRIPT).arg(which);
-    let ran = command.output().expect("Python can be started");
-    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{out}{err}");
+    run_python(python().current_dir(dir.path()).arg("-c").arg(SCRIPT).arg(which));
     let said = serde_json::from_str(&fs::read_to_string(dir.path().join("said.json")).expect("what torch said"));
     (dir, said.expect("it is JSON"))
 }
