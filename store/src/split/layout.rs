@@ -6,7 +6,8 @@
 //!
 //! 1. A tensor of at least `SMALL_TENSOR_BYTES` has its own chunks of `CHUNK_BYTES_MAX` from its first byte on, the last
 //!    one shorter.
-//! 2. Smaller tensors share chunks, in file order, with those of the same element type of the same file. A shared chunk is
+//! 2. Smaller tensors share chunks with those of the same element type of the same file, in the order of their names: the
+//!    order in a file may be that of addresses in memory, another one in each save. A shared chunk is
 //!    closed before it would exceed `SMALL_GROUP_BYTES_MAX`, and at the end of the file, so that one changed shard
 //!    doesn't disturb the chunks of another.
 //! 3. Literals, and opaque segments up to `SMALL_FILE_BYTES`, of all files follow each other as one *literal stream*. Up to

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::super::{Source, Split, cdc};
+use super::super::{Kind, Segment, Source, Split, cdc};
 use super::{ElementHint, Layout, Placement, PlannedChunk, Range, Rule, count, rule_for, too_much};
 use crate::limits::{CHUNK_BYTES_MAX, INLINE_BYTES_MAX, LITERAL_CDC_BYTES, SMALL_GROUP_BYTES_MAX};
 
@@ -43,7 +43,7 @@ impl Plan {
     ) -> io::Result<()> {
         // Overwritten for every segment: here, when its group is closed, or when the literal stream is cut.
         let mut placements = vec![Placement::Inline { at: 0 }; split.segments.len()];
-        let mut groups: Vec<Group> = Vec::new();
+        let mut small = Vec::new();
         let mut offset = 0u64;
         for (number, segment) in split.segments.iter().enumerate() {
             match rule_for(segment) {
@@ -61,7 +61,7 @@ impl Plan {
                 }
                 Rule::SharedChunk(hint) => {
                     let range = Range { file, len: u32::try_from(segment.len).map_err(|_| too_much())?, offset };
-                    self.add_to_group(&mut groups, hint, range, number, &mut placements)?;
+                    small.push((name_of(segment), hint, range, number));
                 }
                 Rule::LiteralStream => {
                     let range = Range { file, len: u32::try_from(segment.len).map_err(|_| too_much())?, offset };
@@ -70,6 +70,12 @@ impl Plan {
                 }
             }
             offset += segment.len;
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        // Stable: those of one name, or without one, stay in file order.
+        small.sort_by_key(|(name, ..)| *name);
+        for (_, hint, range, number) in small {
+            self.add_to_group(&mut groups, hint, range, number, &mut placements)?;
         }
         for group in groups {
             self.close(group, &mut placements)?;
@@ -176,6 +182,11 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The name of a tensor; those without one sort behind all that have one.
+fn name_of(segment: &Segment) -> (bool, &str) {
+    if let Kind::Tensor { name, .. } = &segment.kind { (false, name) } else { (true, "") }
 }
 
 /// Cuts the literal stream as it is gathered from the files.

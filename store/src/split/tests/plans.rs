@@ -112,6 +112,22 @@ fn renumbered_storages_keep_their_chunks() {
 }
 
 #[test]
+fn small_tensors_share_chunks_by_name_in_whatever_order_they_lie() {
+    let shared = |order: &[u64]| {
+        let file: Vec<u8> = order.iter().flat_map(|name| bytes(*name, 3000)).collect();
+        let segments: Vec<_> = order.iter().map(|name| tensor(&name.to_string(), 3000, Some(Dtype::F32))).collect();
+        let layout = plan(&[(file.clone(), segments)]);
+        let bytes_of = |range: &Range| file[range.offset as usize..][..range.len as usize].to_vec();
+        (0..layout.chunks.len())
+            .map(|chunk| layout.ranges(chunk).iter().flat_map(bytes_of).collect())
+            .collect::<Vec<Vec<u8>>>()
+    };
+    let up: Vec<u64> = (100..300).collect();
+    let down: Vec<u64> = up.iter().rev().copied().collect();
+    assert!(shared(&up).len() > 1 && shared(&up) == shared(&down));
+}
+
+#[test]
 fn five_thousand_small_files_share_chunks_and_one_change_costs_little() {
     let files: Vec<_> = (0..5000u64).map(|n| bytes(n, (n as usize * 37) % 2000)).collect();
     let old: Vec<&[u8]> = files.iter().map(|file| &file[..]).collect();
