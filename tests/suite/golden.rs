@@ -4,6 +4,8 @@
 //! says what must come back; `tests/golden/v1-policies` is another one with policies. They are never changed once a version is released: a new version gets a folder of its own.
 //! Until then `GOLDEN=write` makes them anew.
 
+mod tensors;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
