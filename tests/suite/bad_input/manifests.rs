@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use ckpt_store::{CheckpointId, Content, Error, File, Manifest, Segment, SessionId, StoreId};
+use ckpt_store::{CheckpointId, Content, Error, File, Manifest, Segment, SessionId, StoreId, View};
 use ckpt_tests::lab::{Lab, Node, noise, tree};
 use serde_bytes::ByteBuf;
 
@@ -76,6 +76,14 @@ fn first_segment(what: &str, change: impl Fn(&mut u64, &mut Segment) + 'static) 
     (format!("a segment with {what}"), Box::new(change))
 }
 
+fn view(what: &str, view: View) -> (String, Change) {
+    let change = move |manifest: &mut Manifest| match &mut file(manifest, "long.pt").content {
+        Content::File { views, .. } => views.push(view.clone()),
+        other => panic!("{other:?}"),
+    };
+    (format!("a view {what}"), Box::new(change))
+}
+
 fn any(what: &str, change: impl Fn(&mut Manifest) + 'static) -> (String, Change) {
     (what.to_owned(), Box::new(change))
 }
@@ -105,6 +113,14 @@ fn hostile() -> Vec<(String, Change)> {
         first_segment("a start beyond its chunk", |_, segment| segment.2 = 1 << 20),
         first_segment("a start of 2^32 - 1", |_, segment| segment.2 = u32::MAX),
         first_segment("inline bytes that are none", |_, segment| segment.1 = None),
+        view("past the end", View("t".into(), None, vec![8], None, 200_000_000, 8)),
+        view("whose end overflows", View("t".into(), None, vec![8], None, u64::MAX, 8)),
+        view("of more elements than bytes", View("t".into(), Some("F32".into()), vec![3], None, 0, 8)),
+        view("whose elements overflow", View("t".into(), None, vec![u64::MAX, 2], None, 0, 8)),
+        view("whose strides reach out", View("t".into(), Some("U8".into()), vec![3], Some(vec![4]), 0, 8)),
+        view("whose strides overflow", View("t".into(), None, vec![3], Some(vec![u64::MAX]), 0, 8)),
+        view("of fewer strides than dimensions", View("t".into(), None, vec![2, 2], Some(vec![1]), 0, 8)),
+        view("of too many dimensions", View("t".into(), None, vec![1; 65], None, 0, 8)),
         any("a size too small", |manifest| *segments(manifest, "long.pt").0 -= 1),
         any("a size of 2^64 - 1", |manifest| *segments(manifest, "long.pt").0 = u64::MAX),
         any("a size without segments", |manifest| segments(manifest, "long.pt").1.clear()),

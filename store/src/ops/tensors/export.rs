@@ -224,6 +224,10 @@ fn plan<'a>(opened: &'a Opened, request: &ExportRequest) -> Result<Plan<'a>> {
         let shape = named.tensor.shape.unwrap_or_default();
         let elements = shape.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim));
         let len = elements.and_then(|elements| dtype.bytes_of(elements)).ok_or_else(|| too_large(opened))?;
+        if named.is_row_major() && len != named.tensor.len {
+            let reason = format!("has {} bytes, which is not what its type and shape say", named.tensor.len);
+            return Err(Error::UnsuitedTensor { name: named.name.clone(), reason });
+        }
         let begin = end;
         end = end.checked_add(len).ok_or_else(|| too_large(opened))?;
         infos.push((&*named.name, Info { dtype: dtype.name(), shape, data_offsets: [begin, end] }));
