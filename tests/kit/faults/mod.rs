@@ -45,6 +45,8 @@ struct Bench<'a> {
     stored: Option<Tree>,
     before: Vec<String>,
     after: Vec<String>,
+    /// What the command gives when nothing fails.
+    given: Option<Tree>,
     /// How the command ends when nothing fails.
     sound_code: i32,
 }
@@ -103,9 +105,20 @@ impl<'a> Bench<'a> {
         (operation.prepare)(&mut world, &store);
         let source = operation.source.map(|tree| tree());
         let stored = operation.stores.map(|tree| tree()).or_else(|| source.clone());
-        let mut bench = Self { operation, world, source, stored, before: Vec::new(), after: Vec::new(), sound_code: 0 };
+        let mut bench = Self {
+            operation,
+            world,
+            source,
+            stored,
+            before: Vec::new(),
+            after: Vec::new(),
+            given: None,
+            sound_code: 0,
+        };
         let copy = bench.world.fresh("copy");
-        let (ran, ..) = bench.run(&copy, &Fault::none());
+        let (ran, _, dest) = bench.run(&copy, &Fault::none());
+        bench.given = dest.exists().then(|| Tree::read(&dest));
+        assert_eq!(bench.given.is_some(), operation.args.contains(&"DEST"), "{ran:?}");
         bench.sound_code = ran.code.expect("nobody killed it");
         assert!([0, 7].contains(&bench.sound_code), "{ran:?}");
         let path = source_of(&copy);
@@ -252,8 +265,7 @@ impl<'a> Bench<'a> {
         let given = fs::symlink_metadata(dest).is_ok();
         assert!(given || ran.code != Some(0), "{what}: nothing was given");
         if given {
-            let is_the_one = |tree: &&Tree| **tree == Tree::read(dest);
-            assert!(self.world.trees.values().any(|tree| is_the_one(&tree)), "{what}: another was given");
+            assert_eq!(Some(Tree::read(dest)), self.given, "{what}: another was given");
         }
         if !killed && !call.starts_with("remove") {
             let folder = dest.parent().expect("it is in a directory");
