@@ -51,7 +51,7 @@ struct TensorJson {
     strides: Option<Vec<u64>>,
     bytes: u64,
     since_previous: Option<&'static str>,
-    shared_with: Vec<String>,
+    shared_with: Option<Vec<String>>,
 }
 
 pub fn show(context: &Context, args: &Show) -> Result<(), Failure> {
@@ -134,8 +134,8 @@ fn tensors_text(files: &[File], list: &TensorList) -> String {
     let mut text = table(&head, &["SIZE"], rows);
     if let Some(previous) = &list.previous {
         text += &format!("\nSINCE: what became of it after {}\n", short(previous));
-        if list.tensors.iter().any(|tensor| tensor.since.is_none()) {
-            text += "?: at least a small tensor beside it changed; `ckpt diff --tensors` reads both and tells\n";
+        if list.tensors.iter().any(|tensor| tensor.since.is_none() || tensor.shared_with.is_none()) {
+            text += "?: small tensors, more of them than are read here; `ckpt diff --tensors` tells what changed\n";
         }
     }
     if list.others.len() < list.others_total {
@@ -157,10 +157,11 @@ fn since_word(since: Since) -> &'static str {
 /// Which checkpoints have the same tensor: one, or how many from where to where.
 fn shared(listed: &ListedTensor, list: &TensorList) -> String {
     let named = |at: &usize| short(&list.others[*at]);
-    match &listed.shared_with[..] {
-        [] => String::new(),
-        [one] => named(one),
-        [first, .., last] => format!("{} from {} to {}", listed.shared_with.len(), named(first), named(last)),
+    match listed.shared_with.as_deref() {
+        None => "?".into(),
+        Some([]) => String::new(),
+        Some([one]) => named(one),
+        Some(all @ [first, .., last]) => format!("{} from {} to {}", all.len(), named(first), named(last)),
     }
 }
 
@@ -181,6 +182,7 @@ fn member_json<'a>(
     };
     let tensors = listed.as_mut().map(|(list, listed)| {
         let tensors = file.tensors().into_iter().zip(listed);
+        let other = |at: &usize| name_of(&list.others[*at]);
         let json = tensors.map(|(tensor, listed)| TensorJson {
             name: tensor.name.to_owned(),
             dtype: tensor.dtype.map(str::to_owned),
@@ -188,7 +190,7 @@ fn member_json<'a>(
             strides: tensor.strides.map(<[u64]>::to_vec),
             bytes: tensor.len,
             since_previous: listed.since.map(since_word),
-            shared_with: listed.shared_with.iter().map(|at| name_of(&list.others[*at])).collect(),
+            shared_with: listed.shared_with.as_ref().map(|shared| shared.iter().map(other).collect()),
         });
         json.collect()
     });

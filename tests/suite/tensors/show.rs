@@ -45,7 +45,7 @@ fn tells_what_changed_since_the_step_before_and_who_has_the_same() {
     let of = |tensors: &BTreeMap<String, (Value, Vec<String>)>, name: &str| tensors[name].clone();
     assert_eq!(of(&second, "frozen"), (word("same"), vec!["r@1".into(), "r@3".into()]));
     assert_eq!(of(&second, "trained"), (word("changed"), vec![]));
-    assert_eq!(of(&second, "small.frozen").0, "same", "found out by reading");
+    assert_eq!(of(&second, "small.frozen"), (word("same"), vec!["r@1".into(), "r@3".into()]), "found out by reading");
     assert_eq!(of(&second, "small.trained").0, "changed");
     assert_eq!(of(&second, "head").0, "reshaped");
     let third = since(&bench, "r@3");

@@ -12,7 +12,7 @@ use std::time::Instant;
 use globset::GlobSet;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{Named, named, rows};
+use super::{Named, find, named, rows};
 use crate::catalog::refs;
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::Entry;
@@ -172,25 +172,16 @@ fn choose<'a>(opened: &'a Opened, request: &ExportRequest) -> Result<Vec<Named<'
         files.as_ref().is_none_or(|files| files.is_match(path))
     };
     let is_wanted = |named: &Named<'_>| (request.tensors.is_empty() || is_named(named)) && is_in_file(named);
-    let (chosen, others): (Vec<_>, Vec<_>) = named(&opened.manifest).into_iter().partition(is_wanted);
+    let chosen: Vec<Named<'_>> = named(&opened.manifest).into_iter().filter(is_wanted).collect();
     if chosen.is_empty() {
         let what = if request.tensors.is_empty() { "any".to_owned() } else { request.tensors.join(", ") };
         return Err(Error::NotFound {
             thing: Thing::Tensor,
             name: format!("{what} in {}", refs::name_of(&opened.entry)),
-            near: near_names(&what, others.iter().map(|named| &*named.name)),
+            near: find::near(&opened.manifest, &what),
         });
     }
     Ok(chosen)
-}
-
-/// Up to three names that the caller may have meant: close ones, and those with what was asked for in them.
-pub fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let is_near = |distance: usize, name: &str| distance <= 2.max(wanted.len() / 3) || name.contains(wanted);
-    let mut near: Vec<(usize, &str)> = names.map(|name| (refs::distance(wanted, name), name)).collect();
-    near.retain(|(distance, name)| is_near(*distance, name));
-    near.sort_unstable();
-    near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
 }
 
 fn plan<'a>(opened: &'a Opened, request: &ExportRequest) -> Result<Plan<'a>> {
