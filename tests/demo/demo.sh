@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real input: a training whose encoder is frozen saves 20 checkpoints, ckpt keeps them all, gives them back,
-# and collects by policy. Run by `make demo`, which sets CKPT (the binary) and CKPT_TEST_PYTHON (a Python with torch).
+# The main job on real input: a training whose encoder is frozen saves 20 checkpoints, ckpt keeps them all, follows a tensor
+# over them, gives them back, and collects by policy. Run by `make demo`, which sets CKPT (the binary) and CKPT_TEST_PYTHON (a Python with torch).
 # Works offline, in a temporary directory that it removes; KEEP=1 keeps it.
 set -euo pipefail
 
@@ -46,6 +46,10 @@ after_put=$(disk_bytes)
 title "What the store holds"
 show ckpt ls demo
 show ckpt df
+
+title "One parameter over the run, and what trained"
+show ckpt log demo --tensor state_dict.head.0.weight
+show ckpt diff "demo@$every" "demo@$steps" --tensors
 
 title "The newest comes back byte for byte, and torch loads it"
 seconds_of show ckpt get demo@latest back.ckpt
