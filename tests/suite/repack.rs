@@ -13,6 +13,7 @@ use ckpt_store::{GcReport, GcRequest, Quiet, Stage, Store};
 use ckpt_tests::disk::{Call, HookDisk};
 use ckpt_tests::gate::{StopAt, gate, stopping, stopping_at};
 use ckpt_tests::lab::{Lab, files, noise, pack_lines, safetensors};
+use ckpt_tests::sample::weights;
 use ckpt_tests::world::{World, assert_sound, assert_swept, gc, head_of, packs, tensors};
 
 /// A store of one pack of which a third is in use, and of the checkpoint that uses it.
@@ -65,10 +66,14 @@ fn pack_files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Flips a bit in the payload of a pack's first chunk.
+/// Flips a bit in the payload of the chunk that is needed of a pack.
 fn damage(pack: &Path) {
     let mut bytes = fs::read(pack).unwrap();
-    let at = pack_lines(&bytes)[0].offset as usize + 1000;
+    // Which of its chunks comes first is for the threads that write it to settle.
+    let needed = blake3::hash(&weights(1, 9000));
+    let lines = pack_lines(&bytes);
+    let line = lines.iter().find(|line| line.chunk == *needed.as_bytes()).unwrap();
+    let at = line.offset as usize + 1000;
     bytes[at] ^= 1;
     fs::write(pack, bytes).unwrap();
 }

@@ -12,6 +12,9 @@ use crate::split::{self, DistributedNames, Source, Split};
 /// The file in which `torch.distributed.checkpoint` says what the files beside it hold.
 const METADATA: &[u8] = b".metadata";
 
+/// Files that are split at once: a hostile pickle takes some 300 MB, and there may be many processors.
+const AT_ONCE: usize = 4;
+
 /// Splits the files in parallel, for a checkpoint of shards has many; one for each member that is a file.
 pub(super) fn split_all(members: &[Member]) -> Result<Vec<Split>> {
     let files: Vec<(&[u8], &Arc<SourceFile>)> =
@@ -20,7 +23,10 @@ pub(super) fn split_all(members: &[Member]) -> Result<Vec<Split>> {
         let reading: Arc<dyn Source> = Arc::<SourceFile>::clone(source);
         split::split(&reading).map_err(|error| source.read_error(error))
     };
-    let mut splits: Vec<Split> = files.par_iter().map(split).collect::<Result<_>>()?;
+    let mut splits = Vec::with_capacity(files.len());
+    for some in files.chunks(AT_ONCE) {
+        splits.extend(some.par_iter().map(split).collect::<Result<Vec<Split>>>()?);
+    }
     for (path, source) in &files {
         let Some(folder) = path.strip_suffix(METADATA).filter(|folder| folder.is_empty() || folder.ends_with(b"/"))
         else {
