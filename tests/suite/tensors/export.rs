@@ -3,6 +3,7 @@
 use std::fs;
 
 use ckpt_tests::lab::noise;
+use ckpt_tests::python::{python, run_python};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -100,6 +101,22 @@ fn refuses_types_that_safetensors_does_not_have() {
     assert!(!bench.path("all").exists());
     let others = bench.ckpt(&["get", "r@1", "all", "--tensor", "w"]);
     assert_eq!(others.code, Some(0), "{others:?}");
+}
+
+#[test]
+fn refuses_what_no_pickle_describes() {
+    let bench = Bench::new();
+    // Its bytes are not its values, so it has no name but that of its storage.
+    let script =
+        "import torch; torch.save({'w': torch.ones(9), 'c': torch.ones(5, dtype=torch.cfloat).conj()}, 'm.pt')";
+    run_python(python().current_dir(bench.dir.path()).args(["-c", script]));
+    let put = bench.ckpt(&["put", "m.pt", "--run", "r", "--step", "1"]);
+    assert_eq!(put.code, Some(0), "{put:?}");
+    let refused = bench.ckpt(&["get", "r@1", "all", "--as", "safetensors"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("\"data/1\" has a shape that its file doesn't tell"), "{refused:?}");
+    let named = bench.ckpt(&["get", "r@1", "all", "--tensor", "w"]);
+    assert_eq!(named.code, Some(0), "{named:?}");
 }
 
 #[test]

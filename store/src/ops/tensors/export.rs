@@ -237,6 +237,7 @@ fn safetensors_type(named: &Named<'_>) -> Result<Dtype> {
     let dtype = named.tensor.dtype.and_then(Dtype::parse).filter(|_| named.tensor.shape.is_some());
     dtype.filter(|dtype| !matches!(dtype, Dtype::C32 | Dtype::C128)).ok_or_else(|| {
         let reason = match named.tensor.dtype {
+            Some(_) if named.tensor.shape.is_none() => "has a shape that its file doesn't tell".into(),
             Some(dtype) => format!("has the type {dtype}, which safetensors doesn't have"),
             None => "has a type that its file doesn't tell".into(),
         };

@@ -117,7 +117,7 @@ pub fn stream(
     progress: &dyn Progress,
     receive: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    if named.is_row_major() || dtype(named).is_none_or(|dtype| dtype.bits() < 8) {
+    if dtype(named).is_none_or(|dtype| dtype.bits() < 8) {
         return reader.stream(opened, &[named.span()], progress, &mut |_, bytes| receive(bytes));
     }
     super::rows::stream_rows(reader, opened, named, progress, receive)
