@@ -91,6 +91,66 @@ impl Progress for Bar {
 
     fn notice(&self, notice: Notice) {
         let text = match notice {
+            // For people a size is no long number.
+            Notice::MadeRoom { dropped, freed_bytes } => {
+                let which = if dropped.is_empty() {
+                    "dropped no checkpoint".to_owned()
+                } else {
+                    format!("dropped {}, as the policies say", dropped.join(", "))
+                };
+                format!("room was short; a gc {which}, and freed {}", size(freed_bytes))
+            }
+            other => printable(&other.to_string()),
+        };
+        self.bar.suspend(|| eprintln!("Note: {text}"));
+    }
+
+    /// Does something to stdout without the bar in between.
+    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, stage: Stage, bytes: u64) {
+        let (name, counted) = match stage {
+            Stage::Hash => ("reading", false),
+            Stage::Write => ("storing", false),
+            Stage::Read => ("restoring", false),
+            Stage::Verify => ("verifying", false),
+            Stage::Mark => ("marking", true),
+            Stage::Copy => ("rewriting", false),
+            Stage::Index => ("indexing", true),
+            Stage::Follow => ("following", true),
+            Stage::Compare => ("comparing", false),
+            _ => ("working", true),
+        };
+        let numbers = if counted {
+            "{pos}/{len}"
+        } else {
+            "{decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left"
+        };
+        let template = format!("{{prefix}}{name:<10} {{bar:30}} {numbers}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            self.bar.set_style(style);
+        }
+        self.bar.reset();
+        self.bar.set_length(bytes);
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn notice(&self, notice: Notice) {
+        let text = match notice {
             Notice::IndexRebuilt { reason } => format!("Note: the index is being made anew from the packs ({reason})"),
             Notice::Damaged { checkpoint, reason } => {
                 format!("Note: {checkpoint} is passed over: {}", printable(&reason))

@@ -6,6 +6,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 
+mod archive;
 mod backend;
 mod catalog;
 // The one room with code for single processors; each use says why it is sound.
@@ -30,6 +31,7 @@ mod space;
 pub mod split;
 mod store;
 
+pub use archive::{Joined, Literal, Record, Sums, torch_archive};
 pub use backend::disk::{Disk, DiskFile, OsDisk};
 pub use catalog::policies::{Policy, PolicyUse};
 pub use catalog::refs::{Mode, mode_of, name_of};
@@ -59,4 +61,5 @@ pub use ops::tensors::log::{LogFigures, LogReport, LogRequest, LogRow, TensorFac
 pub use ops::tensors::stats::TensorStats;
 pub use ops::verify::{VerifyReport, VerifyRequest};
 pub use progress::{Notice, Progress, Quiet, Stage};
+pub use split::Source;
 pub use store::Store;

@@ -218,3 +218,6 @@ pub const SMALL_PACKS_MAX: usize = 64;
 
 /// Packs that gc deletes at once: they are listed in HEAD meanwhile, 40 bytes each.
 pub const DELETE_PACKS_MAX: usize = 1024;
+
+/// Chunks whose CRC-32 is remembered between two saves from memory; 256 Ki of them are 256 GiB of tensors and take 16 MB.
+pub const SUMS_MAX: usize = 256 << 10;

@@ -1,5 +1,7 @@
 //! How long work tells its caller how far it is, and asks whether to go on. Never prints.
 
+use std::fmt;
+
 /// A part of a long operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,6 +54,26 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IndexRebuilt { reason } => write!(f, "the index is being made anew from the packs ({reason})"),
+            Self::Damaged { checkpoint, reason } => write!(f, "{checkpoint} is passed over: {reason}"),
+            Self::MadeRoom { dropped, freed_bytes } => {
+                f.write_str("room was short; a gc dropped ")?;
+                match dropped.is_empty() {
+                    true => f.write_str("no checkpoint")?,
+                    false => write!(f, "{}, as the policies say", dropped.join(", "))?,
+                }
+                write!(f, ", and freed {freed_bytes} bytes")
+            }
+            Self::IndexBehind { reason } => {
+                write!(f, "the index will be brought up to date by the next put ({reason})")
+            }
+        }
+    }
 }
 
 /// Receives progress. Called from several threads.

@@ -133,20 +133,7 @@ fn best(count: Option<u64>, metric: Option<String>, mode: Option<Mode>) -> Resul
 }
 
 fn reasons(verdict: &Verdict) -> Vec<String> {
-    let word = |reason: &Reason| match reason {
-        Reason::Newest => "the newest".to_owned(),
-        Reason::Pinned => "pinned".to_owned(),
-        Reason::Tagged(tag) => format!("tagged {tag}"),
-        Reason::Last(count) => format!("among the last {count}"),
-        Reason::Best { metric, rank } => format!("number {rank} by {metric}"),
-        Reason::Every(steps) => format!("a step divisible by {steps}"),
-        Reason::Within => "young enough".to_owned(),
-        Reason::NoPolicy => "no policy for this run".to_owned(),
-        Reason::NoRule => "no rule keeps it".to_owned(),
-        Reason::NoMetric(metric) => format!("no rule keeps it, and it has no {metric}"),
-        Reason::NotANumber(metric) => format!("no rule keeps it, and its {metric} is no number"),
-    };
-    verdict.reasons.iter().map(word).collect()
+    verdict.reasons.iter().map(ToString::to_string).collect()
 }
 
 fn verdict_json(verdict: &Verdict) -> VerdictJson {

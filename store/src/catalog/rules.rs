@@ -1,6 +1,7 @@
 //! Which checkpoints of a run stay: a pure function from entries and rules to verdicts. Never drops anything itself.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use super::refs::{Mode, ranked};
 use crate::error::{Error, Result};
@@ -61,6 +62,24 @@ pub enum Reason {
     NoMetric(String),
     /// No rule keeps it, and the metric that one asks for is no number: the training diverged.
     NotANumber(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => f.write_str("the newest"),
+            Self::Pinned => f.write_str("pinned"),
+            Self::Tagged(tag) => write!(f, "tagged {tag}"),
+            Self::Last(count) => write!(f, "among the last {count}"),
+            Self::Best { metric, rank } => write!(f, "number {rank} by {metric}"),
+            Self::Every(steps) => write!(f, "a step divisible by {steps}"),
+            Self::Within => f.write_str("young enough"),
+            Self::NoPolicy => f.write_str("no policy for this run"),
+            Self::NoRule => f.write_str("no rule keeps it"),
+            Self::NoMetric(metric) => write!(f, "no rule keeps it, and it has no {metric}"),
+            Self::NotANumber(metric) => write!(f, "no rule keeps it, and its {metric} is no number"),
+        }
+    }
 }
 
 /// What the rules say of one checkpoint.

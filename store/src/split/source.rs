@@ -4,12 +4,22 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::id::ChunkId;
+
 /// Something whose bytes can be read at any offset.
 pub trait Source: Send + Sync {
     /// Size in bytes, as it was when the source was opened.
     fn size(&self) -> u64;
     /// Fills `buf` from `offset`; an end of file before `buf` is full is [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// These bytes where they lie, when they are in memory.
+    fn bytes(&self, _offset: u64, _len: usize) -> Option<&[u8]> {
+        None
+    }
+    /// The name of these very bytes as a chunk, when the source has hashed them already.
+    fn known_id(&self, _offset: u64, _len: u32) -> Option<ChunkId> {
+        None
+    }
 }
 
 /// A range of a source: a member of a zip or tar.

@@ -1,0 +1,93 @@
+//! Names the chunks of records and computes their CRC-32, reading each record once. Never reads a record for its content's
+//! sake.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use crc32fast::Hasher;
+
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::limits::{CHUNK_BYTES_MAX, SMALL_TENSOR_BYTES, SUMS_MAX};
+use crate::parallel::in_order;
+use crate::progress::{Progress, Stage};
+use crate::split::Source;
+
+/// The CRC-32 of chunks that were summed before. A training saves the same bytes again and again, and what a chunk is
+/// called decides what it sums up to; naming is needed anyway.
+#[derive(Default)]
+pub struct Sums(Mutex<HashMap<ChunkId, u32>>);
+
+impl Sums {
+    fn get(&self, id: ChunkId) -> Option<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
+    fn keep(&self, sums: impl Iterator<Item = (ChunkId, u32)>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > SUMS_MAX {
+            // What a run still saves is soon here again.
+            known.clear();
+        }
+        known.extend(sums);
+    }
+}
+
+/// What was found out about a record.
+pub struct Summed {
+    /// Of all its bytes.
+    pub crc: u32,
+    /// Of its chunks; none for a record that is too small to have chunks of its own.
+    pub ids: Vec<ChunkId>,
+}
+
+/// A chunk of a record, or all of a small one.
+struct Task {
+    record: usize,
+    offset: u64,
+    len: usize,
+    is_named: bool,
+}
+
+/// Names and sums up all records, by all threads.
+pub fn sum_all(
+    records: &[&dyn Source],
+    sums: &Sums,
+    progress: &dyn Progress,
+    read_error: impl Fn(usize, io::Error) -> Error + Sync,
+) -> Result<Vec<Summed>> {
+    let mut tasks = Vec::new();
+    for (record, source) in records.iter().enumerate() {
+        let size = source.size();
+        for offset in (0..size).step_by(CHUNK_BYTES_MAX) {
+            let len = (size - offset).min(CHUNK_BYTES_MAX as u64) as usize;
+            tasks.push(Task { record, offset, len, is_named: size >= SMALL_TENSOR_BYTES });
+        }
+    }
+    progress.begin(Stage::Hash, records.iter().map(|source| source.size()).sum());
+    let done = in_order(tasks.len(), progress, Vec::new, |buf, at| {
+        let Task { record, offset, len, is_named } = tasks[at];
+        let source = records[record];
+        let bytes = match source.bytes(offset, len) {
+            Some(bytes) => bytes,
+            None => {
+                buf.resize(CHUNK_BYTES_MAX, 0);
+                source.read_exact_at(&mut buf[..len], offset).map_err(|error| read_error(record, error))?;
+                &buf[..len]
+            }
+        };
+        let id = is_named.then(|| ChunkId::of(bytes));
+        let crc = id.and_then(|id| sums.get(id)).unwrap_or_else(|| crc32fast::hash(bytes));
+        progress.advance(len as u64);
+        Ok((id, crc))
+    })?;
+    let mut summed: Vec<(Hasher, Vec<ChunkId>)> = records.iter().map(|_| Default::default()).collect();
+    for (task, (id, crc)) in tasks.iter().zip(&done) {
+        let (hasher, ids) = &mut summed[task.record];
+        hasher.combine(&Hasher::new_with_initial_len(*crc, task.len as u64));
+        ids.extend(id);
+    }
+    sums.keep(done.into_iter().filter_map(|(id, crc)| Some((id?, crc))));
+    Ok(summed.into_iter().map(|(hasher, ids)| Summed { crc: hasher.finalize(), ids }).collect())
+}
