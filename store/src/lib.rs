@@ -48,7 +48,7 @@ pub use ops::import::watch::{WatchEvent, WatchReport, WatchRequest};
 pub use ops::import::{
     ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
 };
-pub use ops::put::{PutReport, PutRequest};
+pub use ops::put::{Given, PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
 pub use ops::tensors::diff::{DiffReport, DiffRequest, TensorChange, TensorChanges};

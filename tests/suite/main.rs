@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod files;
 mod formats;
+mod given;
 mod golden;
 mod head_protocol;
 mod import;

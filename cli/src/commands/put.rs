@@ -30,6 +30,7 @@ pub fn run(context: &Context, args: Put) -> Result<(), Failure> {
         replace: args.replace,
         reserve: args.room.reserve,
         gc: args.room.gc,
+        ..PutRequest::default()
     };
     let bar = context.bar();
     let report = store.put(&request, &bar)?;

@@ -279,11 +279,13 @@ fn lossy(path: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(path))
 }
 
-fn parent_of(path: &[u8]) -> &[u8] {
+/// The directory that a path is in; empty for one in the root.
+pub fn parent_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(&[], |at| &path[..at])
 }
 
-fn check_component(name: &[u8]) -> Result<(), FormatError> {
+/// Refuses what can't be the name of a file in a directory.
+pub fn check_component(name: &[u8]) -> Result<(), FormatError> {
     let sound = !name.is_empty() && name != b"." && name != b".." && !name.contains(&0) && !name.contains(&b'/');
     if sound && name.len() <= 255 {
         Ok(())
@@ -292,7 +294,8 @@ fn check_component(name: &[u8]) -> Result<(), FormatError> {
     }
 }
 
-fn check_path(path: &[u8]) -> Result<(), FormatError> {
+/// Refuses a path that a checkpoint can't hold.
+pub fn check_path(path: &[u8]) -> Result<(), FormatError> {
     if path.len() > PATH_BYTES_MAX {
         return Err(FormatError::damaged(format!("a path has {} bytes", path.len())));
     }

@@ -12,12 +12,18 @@ pub trait Source: Send + Sync {
     fn size(&self) -> u64;
     /// Fills `buf` from `offset`; an end of file before `buf` is full is [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-    /// These bytes where they lie, when they are in memory.
-    fn bytes(&self, _offset: u64, _len: usize) -> Option<&[u8]> {
+
+    /// The `len` bytes from `offset` where they lie in memory, when they do: a put hashes them there. It never stores them
+    /// from there, for they may be others a moment later; what it stores it reads and hashes again.
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let _ = (offset, len);
         None
     }
-    /// The name of these very bytes as a chunk, when the source has hashed them already.
-    fn known_id(&self, _offset: u64, _len: u32) -> Option<ChunkId> {
+
+    /// The BLAKE3 of just these bytes, when the source has it already. It is believed for a chunk that the store has; of one
+    /// that is stored the bytes are hashed.
+    fn known_id(&self, offset: u64, len: u32) -> Option<ChunkId> {
+        let _ = (offset, len);
         None
     }
 }
@@ -37,16 +43,28 @@ impl Part {
     }
 }
 
+impl Part {
+    /// Where in the source a range of the part begins; none when it is not wholly in it.
+    fn place(&self, offset: u64, len: u64) -> Option<u64> {
+        offset.checked_add(len).filter(|end| *end <= self.len).map(|_| self.start + offset)
+    }
+}
+
 impl Source for Part {
     fn size(&self) -> u64 {
         self.len
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let is_inside = offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.len);
-        if !is_inside {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.source.read_exact_at(buf, self.start + offset)
+        let place = self.place(offset, buf.len() as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.source.read_exact_at(buf, place)
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        self.source.bytes(self.place(offset, len as u64)?, len)
+    }
+
+    fn known_id(&self, offset: u64, len: u32) -> Option<ChunkId> {
+        self.source.known_id(self.place(offset, u64::from(len))?, len)
     }
 }

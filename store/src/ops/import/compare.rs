@@ -14,7 +14,8 @@ use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, Extent, Manifest};
 use crate::id::{ChunkId, PackId};
 use crate::limits::CHUNK_BYTES_MAX;
-use crate::ops::put::gather::{Gathered, Identity, MemberKind, SourceFile, gather};
+use crate::ops::put::gather::{Gathered, MemberKind, gather};
+use crate::ops::put::source::{Identity, SourceFile};
 use crate::ops::reading::{Buffers, ChunkReader, Unreadable};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
@@ -103,7 +104,10 @@ pub fn compare(
     for member in &gathered.members {
         let thing = match &member.kind {
             MemberKind::File(source) => match source.check_unchanged() {
-                Ok(()) => Thing::File(source.identity()),
+                Ok(()) => {
+                    let identity = source.identity();
+                    Thing::File(identity.ok_or_else(|| Error::Internal("a file of a path is not on the disk".into()))?)
+                }
                 Err(Error::Changed { what, .. }) => return Ok(Verdict::Other(what)),
                 Err(error) => return Err(error),
             },

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with,
 use super::compare::{Seen, Thing};
 use crate::error::{Error, Result};
 use crate::id::CheckpointId;
-use crate::ops::put::gather::Identity;
+use crate::ops::put::source::Identity;
 use crate::store::Store;
 
 /// What the hidden name ends with.

@@ -179,8 +179,8 @@ fn request(target: &Target, candidate: &Candidate, step: Option<u64>) -> PutRequ
         metrics: candidate.metrics.clone(),
         meta,
         tags: candidate.tag.iter().cloned().collect(),
-        replace: false,
         reserve: target.reserve,
         gc: target.gc,
+        ..PutRequest::default()
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use super::gather::SourceFile;
+use super::source::SourceFile;
 use crate::backend::Backend;
 use crate::codec::{Codec, Encoder, Hint};
 use crate::error::{Error, Result, Shortage};
@@ -91,9 +91,8 @@ impl<'a> Chunks<'a> {
         for start in (0..count).step_by(WINDOW_CHUNKS) {
             let end = count.min(start + WINDOW_CHUNKS);
             let window = in_order(end - start, progress, buffer, |buf, at| {
-                let raw = self.read(buf, start + at)?;
-                let id = ChunkId::of(raw);
-                progress.advance(raw.len() as u64);
+                let id = self.name(buf, start + at)?;
+                progress.advance(u64::from(self.layout.chunks[start + at].len));
                 Ok(id)
             })?;
             self.ids.extend_from_slice(&window);
@@ -235,7 +234,8 @@ impl<'a> Chunks<'a> {
             |(buf, encoder), at| {
                 let at = missing[at];
                 let raw = self.read(buf, at)?;
-                // The bytes are read a second time; what goes into the pack must be what its name says.
+                // The bytes are read a second time, from a file or from the memory of a training that goes on; what goes into
+                // the pack must be what its name says.
                 if ChunkId::of(raw) != self.ids[at] {
                     return Err(self.source_of(at).changed("its bytes are others than a moment ago"));
                 }
@@ -261,6 +261,21 @@ impl<'a> Chunks<'a> {
         }
     }
 
+    /// The name of a chunk: known to its source, or hashed where it lies in memory, or read and hashed.
+    fn name(&self, buf: &mut [u8], at: usize) -> Result<ChunkId> {
+        if let [range] = self.layout.ranges(at) {
+            let source = self.source(range.file)?;
+            if let Some(id) = source.known_id(range.offset, range.len) {
+                return Ok(id);
+            }
+            if let Some(raw) = source.bytes(range.offset, range.len as usize) {
+                return Ok(ChunkId::of(raw));
+            }
+        }
+        Ok(ChunkId::of(self.read(buf, at)?))
+    }
+
+    /// Copies the bytes of a chunk: nobody but this thread changes the copy, whatever happens to a file or to memory.
     fn read<'b>(&self, buf: &'b mut [u8], at: usize) -> Result<&'b [u8]> {
         let mut end = 0;
         for range in self.layout.ranges(at) {

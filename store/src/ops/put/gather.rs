@@ -1,22 +1,45 @@
-//! What is to be stored: walks files and directories, opens the files, and notices when one changes. Never reads content
-//! other than when asked to as a [`Source`], never follows a link inside a tree, and never maps a file.
+//! What is to be stored: walks files and directories, opens the files, and takes in those that are given in memory. Never
+//! reads content, and never follows a link inside a tree.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::source::SourceFile;
 use crate::catalog::refs::distance;
 use crate::error::{Error, Result, Thing};
-use crate::format::manifest::link_stays_inside;
+use crate::format::manifest::{check_component, check_path, link_stays_inside, parent_of};
 use crate::limits::{FILES_MAX, PATH_BYTES_MAX};
 use crate::split::Source;
 
 /// Files kept open while they are stored; more are opened again for each read.
 const OPEN_MAX: usize = 128;
+
+/// The mode of a directory that only a given file's path names.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// A file of a checkpoint that lies in memory, or wherever else its source reads it from.
+#[derive(Clone)]
+pub struct Given {
+    /// Its path inside the checkpoint: relative, components separated by `/`.
+    pub path: String,
+    /// Permission bits, at most `0o777`.
+    pub mode: u32,
+    /// Its bytes.
+    pub source: Arc<dyn Source>,
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, mode, source } = self;
+        write!(f, "Given({path:?}, {mode:o}, {} bytes)", source.size())
+    }
+}
 
 /// Everything that one checkpoint is made of, directories before what is in them.
 pub struct Gathered {
@@ -48,20 +71,52 @@ pub enum MemberKind {
     Link(Vec<u8>),
 }
 
-/// A regular file as it was when the put began.
-pub struct SourceFile {
-    path: PathBuf,
-    identity: Identity,
-    file: Option<File>,
-}
+impl Gathered {
+    /// Adds files that are not on the disk as `paths` are, and the directories that their paths need; their time is `now_ms`.
+    pub fn add(&mut self, given: &[Given], now_ms: i64) -> Result<()> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        let mut by_path: BTreeMap<Vec<u8>, Member> =
+            std::mem::take(&mut self.members).into_iter().map(|member| (member.path.clone(), member)).collect();
+        for Given { path, mode, source } in given {
+            check_path(path.as_bytes()).map_err(|error| Error::Invalid(error.to_string()))?;
+            if *mode > 0o777 {
+                return Err(Error::Invalid(format!("{path:?} is given with the mode {mode:o}, which no file has")));
+            }
+            let mut above = parent_of(path.as_bytes());
+            while !above.is_empty() {
+                let directory = by_path.entry(above.to_vec()).or_insert_with(|| Member {
+                    path: above.to_vec(),
+                    mode: DIRECTORY_MODE,
+                    mtime_ms: now_ms,
+                    kind: MemberKind::Directory,
+                });
+                if !matches!(directory.kind, MemberKind::Directory) {
+                    let above = String::from_utf8_lossy(above);
+                    return Err(Error::Invalid(format!("{path:?} is in {above:?}, which is no directory")));
+                }
+                above = parent_of(above);
+            }
+            let kind = MemberKind::File(Arc::new(SourceFile::given(path, source)));
+            let member = Member { path: path.clone().into_bytes(), mode: *mode, mtime_ms: now_ms, kind };
+            if by_path.insert(member.path.clone(), member).is_some() {
+                return Err(Error::Invalid(format!("two members of the checkpoint are both named {path:?}")));
+            }
+            if by_path.len() > FILES_MAX {
+                return Err(Error::Invalid(format!("{path:?} is more than a checkpoint can hold")));
+            }
+        }
+        self.members = by_path.into_values().collect();
+        Ok(())
+    }
 
-/// What changes when a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mtime: (i64, i64),
+    /// Makes the checkpoint one directory of this name.
+    pub fn name_root(&mut self, root: &str) -> Result<()> {
+        check_component(root.as_bytes()).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.root = Some(root.as_bytes().to_vec());
+        Ok(())
+    }
 }
 
 /// Walks `paths`. One directory becomes the checkpoint's root; otherwise each path becomes a member by its own name. The
@@ -145,10 +200,8 @@ fn member_of(at: &Path, path: Vec<u8>, metadata: &Metadata, open: &mut usize) ->
         MemberKind::Directory
     } else if metadata.is_file() {
         let file = File::open(at).map_err(|error| Error::io("open", at, error))?;
-        let now = file.metadata().map_err(|error| Error::io("read", at, error))?;
         *open += 1;
-        let file = Some(file).filter(|_| *open <= OPEN_MAX);
-        MemberKind::File(Arc::new(SourceFile { path: at.to_owned(), identity: Identity::of(&now), file }))
+        MemberKind::File(Arc::new(SourceFile::open(at, file, *open <= OPEN_MAX)?))
     } else {
         return Err(Error::Invalid(format!("{} is neither file, directory nor link", at.display())));
     };
@@ -192,71 +245,9 @@ fn similar(path: &Path, beside: impl Iterator<Item = PathBuf>) -> Vec<String> {
     near
 }
 
-impl Identity {
-    /// That of the file with this metadata.
-    pub fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
-}
-
 impl Member {
     /// The file it is read from, when it is a regular file.
     pub fn source(&self) -> Option<&Arc<SourceFile>> {
         if let MemberKind::File(source) = &self.kind { Some(source) } else { None }
-    }
-}
-
-impl SourceFile {
-    /// What it was when it was opened.
-    pub fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    /// Turns an error of reading it into one that says when the file shrank.
-    pub fn read_error(&self, error: io::Error) -> Error {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.changed("it became shorter"),
-            io::ErrorKind::NotFound => self.changed("it was removed"),
-            _ => Error::io("read", &self.path, error),
-        }
-    }
-
-    /// The error for a file that is not what it was.
-    pub fn changed(&self, what: &str) -> Error {
-        Error::Changed { path: self.path.display().to_string(), what: what.to_owned() }
-    }
-
-    /// Fails when the file at the path is no longer the one that was opened, or was written to.
-    pub fn check_unchanged(&self) -> Result<()> {
-        let now = fs::metadata(&self.path).map_err(|error| self.read_error(error))?;
-        let now = Identity::of(&now);
-        if now == self.identity {
-            return Ok(());
-        }
-        Err(self.changed(if (now.device, now.inode) != (self.identity.device, self.identity.inode) {
-            "another file took its place"
-        } else if now.size != self.identity.size {
-            "its size is another"
-        } else {
-            "it was written to"
-        }))
-    }
-}
-
-impl Source for SourceFile {
-    fn size(&self) -> u64 {
-        self.identity.size
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        match &self.file {
-            Some(file) => file.read_exact_at(buf, offset),
-            None => File::open(&self.path)?.read_exact_at(buf, offset),
-        }
     }
 }

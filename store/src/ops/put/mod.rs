@@ -4,6 +4,7 @@
 mod chunks;
 pub(in crate::ops) mod gather;
 mod room;
+pub(in crate::ops) mod source;
 mod splitting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,9 @@ use std::time::Instant;
 use serde_bytes::ByteBuf;
 
 use self::chunks::Chunks;
-use self::gather::{Gathered, Member, MemberKind, SourceFile, gather};
+pub use self::gather::Given;
+use self::gather::{Gathered, Member, MemberKind, gather};
+use self::source::SourceFile;
 use self::splitting::split_all;
 use crate::backend::{Backend, Key};
 use crate::catalog::{Draft, State, commit, refs};
@@ -35,6 +38,11 @@ use crate::store::Store;
 pub struct PutRequest {
     /// Files and directories.
     pub paths: Vec<PathBuf>,
+    /// Files that are not on the disk, besides those of `paths`.
+    pub given: Vec<Given>,
+    /// The name of the one directory that the checkpoint is. Without it, that is the name of the one path that is a directory;
+    /// a checkpoint of other paths or given files alone is no directory, and one file of them is a single file.
+    pub root: Option<String>,
     /// The run.
     pub run: String,
     /// The training step.
@@ -90,7 +98,9 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
     let session = Session::register(store.root(), "put")?;
     let state = State::load(backend)?;
     refuse_existing(&state, request)?;
-    let gathered = gather(&request.paths, store.root())?;
+    let mut gathered = gather(&request.paths, store.root())?;
+    gathered.add(&request.given, store.now_ms())?;
+    request.root.as_deref().map_or(Ok(()), |root| gathered.name_root(root))?;
     let sources: Vec<&SourceFile> =
         gathered.members.iter().filter_map(Member::source).map(|source| &**source).collect();
     let splits = split_all(&gathered.members)?;
@@ -172,7 +182,7 @@ fn publish(packs: Vec<SealedPack>) -> Result<Vec<(PackId, Vec<Line>)>> {
 
 fn check(request: &PutRequest) -> Result<()> {
     refs::check_run(&request.run)?;
-    if request.paths.is_empty() {
+    if request.paths.is_empty() && request.given.is_empty() {
         return Err(Error::Invalid("nothing to store: no path was given".into()));
     }
     request.tags.iter().try_for_each(|tag| refs::check_tag(tag))?;

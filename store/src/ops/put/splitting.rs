@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::gather::{Member, SourceFile};
+use super::gather::Member;
+use super::source::SourceFile;
 use crate::error::Result;
 use crate::split::{self, DistributedNames, Source, Split};
 
