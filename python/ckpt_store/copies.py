@@ -96,10 +96,12 @@ class Snapshot:
                 pinned = storage.device.type == "cuda"
                 places.append((pinned, sizes[pinned]))
                 sizes[pinned] += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
-            buffers = {pinned: self._buffer(pinned, size) for pinned, size in sizes.items()}
+            buffers = {pinned: self._buffer(pinned, size) for pinned, size in sizes.items() if size > 0}
             self._fill(storages, places, buffers)
             return [
                 Memory.at(buffers[pinned].data_ptr() + offset, storage.nbytes(), buffers[pinned])
+                if storage.nbytes() > 0
+                else Memory.of(b"")
                 for storage, (pinned, offset) in zip(storages, places, strict=True)
             ]
 
@@ -109,7 +111,7 @@ class Snapshot:
             # The old one goes first: there may not be room for both.
             self._buffers.pop(pinned, None)
             buffer = None
-            buffer = self._buffers[pinned] = torch.empty(max(size, 1), dtype=torch.uint8, pin_memory=pinned)
+            buffer = self._buffers[pinned] = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         return buffer
 
     @staticmethod

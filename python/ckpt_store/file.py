@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._core import Reader
+if TYPE_CHECKING:
+    from ._core import Reader
 
 
 class StoreFile(io.RawIOBase):

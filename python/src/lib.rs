@@ -4,6 +4,7 @@
 mod describe;
 mod failure;
 mod memory;
+mod reader;
 mod store;
 mod work;
 
@@ -14,6 +15,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use crate::memory::{Memory, copy};
+    #[pymodule_export]
+    use crate::reader::Reader;
     #[pymodule_export]
     use crate::store::Store;
 }

@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::describe;
 use crate::failure::raise;
 use crate::memory::Memory;
+use crate::reader::Reader;
 use crate::work::{run, run_briefly};
 
 /// A store.
@@ -80,6 +81,11 @@ impl Store {
         let records: Vec<Record> = records.collect();
         let archive = run(py, |progress| torch_archive("archive", records, &self.sums, progress))?;
         Ok(Memory(Arc::new(archive)))
+    }
+
+    /// Opens a checkpoint for reading.
+    fn open(&self, py: Python<'_>, reference: String) -> PyResult<Reader> {
+        run(py, |progress| self.store.open_checkpoint(&reference, progress)).map(Reader)
     }
 
     /// Gives a checkpoint's files back; answers where they are.

@@ -1,6 +1,6 @@
 //! `ckpt rm` and `ckpt gc`: what goes. Never decides which: rules do.
 
-use ckpt_store::{Best, GcRequest, Reason, Rules, Verdict, mode_of, name_of};
+use ckpt_store::{Best, GcRequest, Rules, Verdict, mode_of, name_of};
 use serde::Serialize;
 
 use super::Context;

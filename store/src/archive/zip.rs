@@ -11,8 +11,10 @@ pub const NAME_BYTES_MAX: usize = 1 << 15;
 const ALIGNMENT: u64 = 64;
 /// From here on a size or an offset stands in a 64-bit field of its own.
 const LARGE: u64 = 0xffff_ffff;
-/// Sums stand behind the record; names are UTF-8.
-const FLAGS: u16 = 0x0808;
+/// Names are UTF-8.
+const UTF_8: u16 = 0x0800;
+/// The sum stands behind the record; torch's writer has none there for an empty one.
+const SUM_BEHIND: u16 = 0x0008;
 const LOCAL_BYTES: u64 = 30;
 
 /// Writes what is around the records.
@@ -39,7 +41,7 @@ impl Writer {
         let padding = end.next_multiple_of(ALIGNMENT) - end;
         let mut bytes = Vec::with_capacity((end - self.at + padding) as usize);
         put_32(&mut bytes, 0x0403_4b50);
-        put_16(&mut bytes, &[0, FLAGS, 0, 0, 0]);
+        put_16(&mut bytes, &[0, flags(size), 0, 0, 0]);
         // Sum and sizes follow the record.
         bytes.extend_from_slice(&[0; 12]);
         put_16(&mut bytes, &[name.len() as u16, (wide.len() as u64 + 4 + padding) as u16]);
@@ -58,19 +60,21 @@ impl Writer {
         let (name, offset) = std::mem::take(&mut self.open);
         let wide = wide_fields(size, offset);
         let mut bytes = Vec::with_capacity(24);
-        put_32(&mut bytes, 0x0807_4b50);
-        put_32(&mut bytes, crc);
-        if !wide.is_empty() {
-            put_64(&mut bytes, size);
-            put_64(&mut bytes, size);
-        } else {
-            put_32(&mut bytes, size as u32);
-            put_32(&mut bytes, size as u32);
+        if size > 0 {
+            put_32(&mut bytes, 0x0807_4b50);
+            put_32(&mut bytes, crc);
+            for _ in 0..2 {
+                if wide.is_empty() {
+                    put_32(&mut bytes, size as u32);
+                } else {
+                    put_64(&mut bytes, size);
+                }
+            }
         }
         self.at += bytes.len() as u64;
 
         put_32(&mut self.directory, 0x0201_4b50);
-        put_16(&mut self.directory, &[0, 0, FLAGS, 0, 0, 0]);
+        put_16(&mut self.directory, &[0, 0, flags(size), 0, 0, 0]);
         put_32(&mut self.directory, crc);
         put_32(&mut self.directory, size.min(LARGE) as u32);
         put_32(&mut self.directory, size.min(LARGE) as u32);
@@ -126,6 +130,10 @@ fn wide_fields(size: u64, offset: u64) -> Vec<u8> {
     put_16(&mut bytes, &[1, fields.len() as u16]);
     bytes.append(&mut fields);
     bytes
+}
+
+fn flags(size: u64) -> u16 {
+    if size == 0 { UTF_8 } else { UTF_8 | SUM_BEHIND }
 }
 
 fn put_16(bytes: &mut Vec<u8>, numbers: &[u16]) {
