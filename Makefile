@@ -18,8 +18,10 @@ FLAGS := --release --workspace --locked
 # As cargo understands it: relative to this directory.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CKPT := $(TARGET)/release/ckpt
+# Where the wheel is installed for the tests and the demo.
+SITE := $(TARGET)/site
 
-.PHONY: help build demo test torture bench fuzz lint clean
+.PHONY: help build wheel demo test torture bench fuzz lint clean
 
 help: ## lists these commands
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -29,15 +31,23 @@ build: ## builds the optimised binary: target/release/ckpt (the first time takes
 	@$(ENV) cargo build $(FLAGS)
 	@echo "built $(CKPT)"
 
+wheel: ## builds the Python wheel ckpt-store, with the command in it: target/wheels/
+	@$(SETUP) python
+	@$(ENV) cargo build $(FLAGS)
+	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
+
 demo: ## trains a small model, stores its 20 checkpoints, gets them back, and shows what was saved (KEEP=1 keeps the files)
 	@$(SETUP) python
 	@$(ENV) cargo build $(FLAGS)
-	@$(ENV) CKPT="$(CKPT)" tests/demo/demo.sh
+	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
+	@$(ENV) CKPT="$(CKPT)" CKPT_PYTHONPATH="$(SITE)" tests/demo/demo.sh
 
-test: ## builds and runs every test, then the checks of lint where rustfmt and clippy are installed
+test: ## builds and runs every test, those of the Python package too, then the checks of lint where rustfmt and clippy are installed
 	@$(SETUP) python
 	@$(ENV) cargo build $(FLAGS)
+	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
 	@$(ENV) cargo test $(FLAGS)
+	@$(ENV) python/test.sh "$(SITE)"
 	@$(ENV) if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
 		else echo "rustfmt is not installed: formatting was not checked"; fi
 	@$(ENV) if cargo clippy --version >/dev/null 2>&1; then cargo clippy $(FLAGS) --all-targets -- -D warnings; \
@@ -52,7 +62,8 @@ torture: ## every call fails in turn, 1,000 kills at random (KILLS= ROUNDS= SEED
 bench: ## measures against other tools, side by side (ONLY="NAME..." chooses; WRITE=1 updates docs/benchmarks.md)
 	@$(SETUP) bench
 	@$(ENV) cargo build $(FLAGS) --examples --bins
-	@$(ENV) OMP_WAIT_POLICY=passive "$$CKPT_TEST_PYTHON" -B tests/compare/bench.py --target "$(TARGET)/release" $(if $(WRITE),--write) $(ONLY)
+	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
+	@$(ENV) OMP_WAIT_POLICY=passive CKPT_PYTHONPATH="$(SITE)" "$$CKPT_TEST_PYTHON" -B tests/compare/bench.py --target "$(TARGET)/release" $(if $(WRITE),--write) $(ONLY)
 
 fuzz: ## fuzzes every parser for a while (SECONDS=60 for each; ONLY="TARGET..." chooses); needs no RocksDB
 	@$(SETUP) fuzz

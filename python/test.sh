@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Tests the Python package as it was installed from its wheel, and checks its types.
+# usage: test.sh SITE [pytest's own arguments]    SITE: where wheel.sh installed it. CKPT_TEST_PYTHON: a Python with the frameworks
+set -euo pipefail
+: "${CKPT_TEST_PYTHON:?run this with make test}"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+site=$1
+shift
+# Outside the sources, so that the package that is tested is the installed one.
+cd "$site"
+# A store or a progress bar of the user's own must not change a test, nor a hub that can't be reached delay one.
+unset CKPT_STORE
+export PYTHONPATH="$site" PATH="$site/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS=ignore
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-}"
+export HF_HUB_OFFLINE=1 KERAS_BACKEND=torch JAX_PLATFORMS=cpu TOKENIZERS_PARALLELISM=false
+if [ $# = 0 ]; then
+    "$CKPT_TEST_PYTHON" -m mypy --strict --no-error-summary --cache-dir=/dev/null --config-file "$here/pyproject.toml" -p ckpt_store
+    set -- "$here/tests"
+fi
+exec "$CKPT_TEST_PYTHON" -m pytest -q -p no:cacheprovider -c "$here/pyproject.toml" --rootdir "$here" "$@"
