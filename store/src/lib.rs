@@ -49,8 +49,10 @@ pub use ops::import::{
     ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
 };
 pub use ops::put::{Given, PutReport, PutRequest};
+pub use ops::open::{OpenCheckpoint, OpenTensor};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
+pub use ops::stream::Span;
 pub use ops::tensors::diff::{DiffReport, DiffRequest, TensorChange, TensorChanges};
 pub use ops::tensors::difference::Difference;
 pub use ops::tensors::elements::Value;

@@ -152,6 +152,24 @@ pub const WINDOW_CHUNKS: usize = 4096;
 /// The most places of damage that a report lists; the rest are counted. More than anybody reads, and some 10 MB.
 pub const DAMAGE_LISTED_MAX: usize = 10_000;
 
+/// Bytes of decoded chunks that an open checkpoint keeps for reads to come: what is read ahead, twice, so that it is not pushed
+/// out before it is read, and the headers between a file's tensors, which are in few chunks.
+pub const CACHE_BYTES: usize = 64 << 20;
+
+/// The most bytes that are decoded ahead of one who reads a file in small pieces: as many chunks as keep 16 processors busy twice.
+pub const READ_AHEAD_BYTES: u64 = 32 << 20;
+
+/// Bytes that are decoded ahead of one who was first seen to read on; twice as many each time after that.
+pub const READ_AHEAD_FIRST_BYTES: u64 = 4 << 20;
+
+/// A read of at least this many bytes decodes nothing ahead: it has enough chunks of its own, which go to where it wants them
+/// without a copy.
+pub const LARGE_READ_BYTES: u64 = 4 << 20;
+
+/// Chunks that a read announces, so that another read waits for them and does not decode them as well. More are those of
+/// a large read, which nobody should have to wait for to its end.
+pub const ANNOUNCED_CHUNKS_MAX: usize = 64;
+
 /// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
 /// and the next one goes on.
 pub const MISSING_MAX: usize = 3_000_000;

@@ -169,16 +169,24 @@ impl Drop for PackWriter<'_> {
     }
 }
 
+/// Packs that stay open from one reader to the next.
+pub type OpenPacks = Arc<Mutex<HashMap<PackId, Arc<dyn Object>>>>;
+
 /// Reads packs, keeping some of them open.
 pub struct PackReader<'a> {
     backend: &'a dyn Backend,
-    open: Mutex<HashMap<PackId, Arc<dyn Object>>>,
+    open: OpenPacks,
 }
 
 impl<'a> PackReader<'a> {
     /// A reader of `backend`.
     pub fn new(backend: &'a dyn Backend) -> Self {
-        Self { backend, open: Mutex::default() }
+        Self::with(backend, OpenPacks::default())
+    }
+
+    /// A reader of `backend` that goes on with the packs that another one of the same backend has open.
+    pub fn with(backend: &'a dyn Backend, open: OpenPacks) -> Self {
+        Self { backend, open }
     }
 
     /// Opens a pack; none when it is gone.

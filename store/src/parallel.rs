@@ -48,12 +48,17 @@ pub fn in_order<S, T: Send>(
         }
     };
     let threads = rayon::current_num_threads().min(count);
-    rayon::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| run());
-        }
+    if count > 1 {
+        rayon::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|_| run());
+            }
+            run();
+        });
+    } else {
+        // Nothing to share: waking a thread of the pool would take longer than small work does.
         run();
-    });
+    }
     let mut all = outcome.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     all.sort_unstable_by_key(|(index, _)| *index);
     Ok(all.into_iter().map(|(_, answer)| answer).collect())

@@ -94,8 +94,11 @@ pub fn pin_if_possible(
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Best effort: the lock goes with the process, and the next gc removes the file.
-        let _ = fs::remove_file(&self.path);
+        // A process that was forked since has a copy of this, and lets the one go on that registered.
+        if self.lock.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).is_own() {
+            // Best effort: the lock goes with the process, and the next gc removes the file.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl LocalBackend {
     /// Makes the directories and the first two objects of a store. FORMAT comes last: a directory without it is no store.
     pub fn init(&self, head: &[u8], format: &[u8]) -> Result<()> {
         let _lock = File::open(&self.root)
-            .and_then(|root| root.lock().map(|()| Lock(root)))
+            .and_then(|root| root.lock().map(|()| Lock::held(root)))
             .map_err(|error| Error::io("lock", &self.root, error))?;
         // What can't be looked at may be there: a store must not be made anew over one that is.
         let path = self.path(Key::Format);
@@ -319,32 +319,43 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// A lock on a file, given back when dropped. The operating system gives it back when the process dies.
-pub struct Lock(File);
+pub struct Lock {
+    file: File,
+    /// The process that took it: one that was forked since has no right to give it back.
+    pid: u32,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // By name and not by closing: a child that another thread just forked holds a copy of the descriptor, and with it
         // the lock, until it calls exec or ends.
-        let _ = self.0.unlock();
+        if self.is_own() {
+            let _ = self.file.unlock();
+        }
     }
 }
 
 impl Lock {
     /// Keeps the lock that `file` already has.
     pub fn held(file: File) -> Self {
-        Self(file)
+        Self { file, pid: std::process::id() }
+    }
+
+    /// Whether this process took it.
+    pub fn is_own(&self) -> bool {
+        self.pid == std::process::id()
     }
 
     /// The locked file.
     pub fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 }
 
 /// Takes the exclusive lock `path`, waiting for it.
 pub fn lock_exclusive(path: &Path) -> Result<Lock> {
     let locked = open_lock(path).and_then(|file| file.lock().map(|()| file));
-    locked.map(Lock).map_err(|error| Error::io("lock", path, error))
+    locked.map(Lock::held).map_err(|error| Error::io("lock", path, error))
 }
 
 /// Takes the shared lock `path`, waiting for it; also on a read-only file system.
@@ -352,7 +363,7 @@ pub fn lock_shared(path: &Path) -> Result<Lock> {
     let locked = open_plain(path, File::options().read(true))
         .or_else(|_| open_lock(path))
         .and_then(|file| file.lock_shared().map(|()| file));
-    locked.map(Lock).map_err(|error| Error::io("lock", path, error))
+    locked.map(Lock::held).map_err(|error| Error::io("lock", path, error))
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The tensors that a manifest names, whether they are segments or views. Never says where chunks are.
 
+use std::sync::Arc;
+
 use super::manifest::{Content, File, Manifest, Segment, Tensor, View};
 use crate::limits::DIMENSIONS_MAX;
 use crate::split::Dtype;
@@ -9,7 +11,9 @@ pub struct FileMap<'a> {
     manifest: &'a Manifest,
     segments: &'a [Segment],
     /// Byte of the file where each segment begins.
-    starts: Vec<u64>,
+    starts: Arc<[u64]>,
+    /// Bytes of all chunks before each one of the table, where somebody added them up.
+    before: Option<&'a [u64]>,
 }
 
 /// A part of a range of a file that lies in one chunk, or inline.
@@ -39,27 +43,50 @@ impl Manifest {
     /// # Panics
     /// When there is no such file.
     pub fn map(&self, file: u32) -> FileMap<'_> {
-        let segments = match &self.files[file as usize].content {
-            Content::File { segments, .. } => &segments[..],
-            _ => &[],
-        };
+        let segments = self.segments_of(file);
         let mut at = 0;
         let starts = segments.iter().map(|segment| {
             at += segment.0;
             at - segment.0
         });
-        let starts = starts.collect();
-        FileMap { manifest: self, segments, starts }
+        FileMap { manifest: self, segments, starts: starts.collect(), before: None }
+    }
+
+    /// As [`Self::map`], for one who asks often: with the [`FileMap::starts`] of this file and the [`Self::sums`].
+    pub fn map_with<'a>(&'a self, file: u32, starts: Arc<[u64]>, sums: &'a [u64]) -> FileMap<'a> {
+        FileMap { manifest: self, segments: self.segments_of(file), starts, before: Some(sums) }
+    }
+
+    /// The bytes of all chunks before each one of the table.
+    pub fn sums(&self) -> Vec<u64> {
+        let mut sum = 0;
+        let before = |len: &u32| {
+            sum += u64::from(*len);
+            sum - u64::from(*len)
+        };
+        self.chunk_lens.iter().map(before).collect()
+    }
+
+    fn segments_of(&self, file: u32) -> &[Segment] {
+        match &self.files[file as usize].content {
+            Content::File { segments, .. } => segments,
+            _ => &[],
+        }
     }
 }
 
 impl FileMap<'_> {
+    /// Where its segments begin.
+    pub fn starts(&self) -> Arc<[u64]> {
+        Arc::clone(&self.starts)
+    }
+
     /// The pieces of `len` bytes from `offset` on, in order; what lies past the end of the file is left out.
     pub fn pieces(&self, offset: u64, len: u64) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let end = offset.saturating_add(len);
         let first = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
-        for (Segment(len, place, at, _), start) in self.segments.iter().zip(&self.starts).skip(first) {
+        for (Segment(len, place, at, _), start) in self.segments.iter().zip(&*self.starts).skip(first) {
             let (from, to) = (offset.max(*start), end.min(start + len));
             if from >= to {
                 break;
@@ -71,6 +98,14 @@ impl FileMap<'_> {
                 continue;
             };
             let mut at = *at;
+            if let Some(before) = self.before {
+                // Where the chunk lies in which the range begins, without walking there.
+                let wanted = before[chunk as usize] + u64::from(at) + skip;
+                let found = chunk as usize + before[chunk as usize..].partition_point(|sum| *sum <= wanted) - 1;
+                if found > chunk as usize {
+                    (chunk, at, skip) = (found as u32, 0, wanted - before[found]);
+                }
+            }
             while left > 0 {
                 let in_chunk = u64::from(self.manifest.chunk_lens[chunk as usize] - at);
                 if skip >= in_chunk {

@@ -6,6 +6,7 @@ pub mod copy;
 pub mod gc;
 pub mod get;
 pub mod import;
+pub mod open;
 pub mod opened;
 pub mod place;
 pub mod put;
@@ -26,6 +27,7 @@ use self::gc::{GcReport, GcRequest};
 use self::get::{GetReport, GetRequest};
 use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
 use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
+use self::open::OpenCheckpoint;
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
@@ -57,6 +59,11 @@ impl Store {
     /// Writes one file of a checkpoint to a stream.
     pub fn get_stream(&self, request: &GetRequest, to: &mut dyn Write, progress: &dyn Progress) -> Result<GetReport> {
         get::get_stream(self, request, to, progress)
+    }
+
+    /// Opens a checkpoint, for reads of any bytes in any order.
+    pub fn open_checkpoint(self: &Arc<Self>, reference: &str, progress: &dyn Progress) -> Result<OpenCheckpoint> {
+        open::open(self, reference, progress)
     }
 
     /// The tensors of a checkpoint, and what others of its run have of them.

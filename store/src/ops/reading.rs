@@ -2,16 +2,16 @@
 //! answers bytes that are not what their name says.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{Backend, Family, Key, Object};
-use crate::codec::Decoder;
+use crate::codec::{Codec, Decoder};
 use crate::error::{Error, Result};
 use crate::format::head::Head;
 use crate::id::{ChunkId, PackId, StoreId};
 use crate::index::{Index, Place};
 use crate::limits::CHUNK_BYTES_MAX;
-use crate::packs::{PackReader, read_trailer};
+use crate::packs::{OpenPacks, PackReader, read_trailer};
 use crate::progress::Progress;
 
 /// Why a chunk can't be given back.
@@ -31,7 +31,14 @@ pub struct ChunkReader<'a> {
     backend: &'a dyn Backend,
     store: StoreId,
     packs: PackReader<'a>,
-    others: Mutex<Others>,
+    others: Arc<Mutex<Others>>,
+}
+
+/// What readers of one store come to know, for one that lives longer than a borrow of it.
+#[derive(Clone, Default)]
+pub struct Known {
+    open: OpenPacks,
+    others: Arc<Mutex<Others>>,
 }
 
 /// Places that were found in the packs themselves: one search for all chunks that a reader was asked for, so that a gc which
@@ -67,7 +74,13 @@ impl Buffers {
 impl<'a> ChunkReader<'a> {
     /// A reader of the chunks of `store`.
     pub fn new(backend: &'a dyn Backend, store: StoreId) -> Self {
-        Self { backend, store, packs: PackReader::new(backend), others: Mutex::default() }
+        Self::with(backend, store, &Known::default())
+    }
+
+    /// A reader that goes on with what others of the same store came to know.
+    pub fn with(backend: &'a dyn Backend, store: StoreId, known: &Known) -> Self {
+        let packs = PackReader::with(backend, Arc::clone(&known.open));
+        Self { backend, store, packs, others: Arc::clone(&known.others) }
     }
 
     /// Finds the places of chunks: by the index; for those it lacks by bringing it up to date, and then by the trailers.
@@ -105,6 +118,39 @@ impl<'a> ChunkReader<'a> {
         raw_len: u32,
         buffers: &'b mut Buffers,
     ) -> Result<std::result::Result<&'b [u8], Unreadable>> {
+        let read = self.follow(id, place, |pack, place| read_chunk(pack, id, place, raw_len, buffers))?;
+        Ok(read.map(|()| &buffers.raw[..raw_len as usize]))
+    }
+
+    /// Reads one chunk as [`Self::read`] does, into `raw`, which has its length. When it fails, `raw` holds anything.
+    pub fn read_into(
+        &self,
+        id: ChunkId,
+        place: Option<Place>,
+        raw: &mut [u8],
+        buffers: &mut Buffers,
+    ) -> Result<std::result::Result<(), Unreadable>> {
+        self.follow(id, place, |pack, place| {
+            check_lengths(place, raw.len())?;
+            // What is stored as it is needs no second buffer.
+            if place.codec == Codec::Raw && place.stored_len as usize == raw.len() {
+                fetch(pack, place, raw)?;
+            } else {
+                let stored = &mut buffers.stored[..place.stored_len as usize];
+                fetch(pack, place, stored)?;
+                buffers.decoder.decode(place.codec, stored, raw).map_err(|error| error.to_string())?;
+            }
+            check_id(id, raw)
+        })
+    }
+
+    /// Tries to read a chunk at its place and then in every other pack that lists it.
+    fn follow(
+        &self,
+        id: ChunkId,
+        place: Option<Place>,
+        mut read: impl FnMut(&dyn Object, Place) -> std::result::Result<(), String>,
+    ) -> Result<std::result::Result<(), Unreadable>> {
         let (mut tried, mut gone) = (Vec::new(), Vec::new());
         let mut first = None;
         let mut places: Vec<Place> = place.into_iter().collect();
@@ -112,8 +158,8 @@ impl<'a> ChunkReader<'a> {
             for place in places {
                 tried.push(place.pack);
                 let failure = match self.packs.open(place.pack)? {
-                    Some(pack) => match read_chunk(&*pack, id, place, raw_len, buffers) {
-                        Ok(()) => return Ok(Ok(&buffers.raw[..raw_len as usize])),
+                    Some(pack) => match read(&*pack, place) {
+                        Ok(()) => return Ok(Ok(())),
                         Err(reason) => reason,
                     },
                     None => {
@@ -188,18 +234,28 @@ pub fn read_chunk(
     buffers: &mut Buffers,
 ) -> std::result::Result<(), String> {
     let Buffers { stored, raw, decoder } = buffers;
-    let (stored_len, raw_len) = (place.stored_len as usize, raw_len as usize);
-    if place.raw_len as usize != raw_len || stored_len > CHUNK_BYTES_MAX || raw_len > CHUNK_BYTES_MAX {
-        return Err("its record states other lengths".into());
-    }
-    let (stored, raw) = (&mut stored[..stored_len], &mut raw[..raw_len]);
+    check_lengths(place, raw_len as usize)?;
+    let (stored, raw) = (&mut stored[..place.stored_len as usize], &mut raw[..raw_len as usize]);
+    fetch(pack, place, stored)?;
+    decoder.decode(place.codec, stored, raw).map_err(|error| error.to_string())?;
+    check_id(id, raw)
+}
+
+fn check_lengths(place: Place, raw_len: usize) -> std::result::Result<(), String> {
+    let too_long = place.stored_len as usize > CHUNK_BYTES_MAX || raw_len > CHUNK_BYTES_MAX;
+    if too_long || place.raw_len as usize != raw_len { Err("its record states other lengths".into()) } else { Ok(()) }
+}
+
+fn fetch(pack: &dyn Object, place: Place, stored: &mut [u8]) -> std::result::Result<(), String> {
     pack.read_exact_at(stored, place.offset).map_err(|error| match &error {
         Error::Unavailable { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
             "the pack was cut short".into()
         }
         Error::Unavailable { source, .. } => format!("the pack can't be read: {source}"),
         _ => error.to_string(),
-    })?;
-    decoder.decode(place.codec, stored, raw).map_err(|error| error.to_string())?;
+    })
+}
+
+fn check_id(id: ChunkId, raw: &[u8]) -> std::result::Result<(), String> {
     if ChunkId::of(raw) == id { Ok(()) } else { Err("its bytes are not those that were stored".into()) }
 }
