@@ -71,7 +71,8 @@ impl Reader {
 
     /// Reads ranges (file, offset, bytes, address) into memory, each chunk decoded once.
     fn read_many(&self, py: Python<'_>, wanted: Vec<(u32, u64, u64, usize)>) -> PyResult<()> {
-        let spans: Vec<Span> = wanted.iter().map(|(file, offset, len, _)| Span { file: *file, offset: *offset, len: *len }).collect();
+        let spans: Vec<Span> =
+            wanted.iter().map(|(file, offset, len, _)| Span { file: *file, offset: *offset, len: *len }).collect();
         let places: Vec<(usize, usize)> = wanted.iter().map(|(_, _, len, address)| (*address, *len as usize)).collect();
         let mut memory = memory(&places)?;
         run(py, |progress| self.0.read_many(&spans, &mut memory, progress))

@@ -48,8 +48,8 @@ pub use ops::import::watch::{WatchEvent, WatchReport, WatchRequest};
 pub use ops::import::{
     ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
 };
-pub use ops::put::{Given, PutReport, PutRequest};
 pub use ops::open::{OpenCheckpoint, OpenTensor};
+pub use ops::put::{Given, PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};
 pub use ops::stream::Span;

@@ -82,12 +82,23 @@ pub fn sum_all(
         progress.advance(len as u64);
         Ok((id, crc))
     })?;
-    let mut summed: Vec<(Hasher, Vec<ChunkId>)> = records.iter().map(|_| Default::default()).collect();
+    let mut summed: Vec<(Option<Hasher>, Vec<ChunkId>)> = records.iter().map(|_| Default::default()).collect();
     for (task, (id, crc)) in tasks.iter().zip(&done) {
-        let (hasher, ids) = &mut summed[task.record];
-        hasher.combine(&Hasher::new_with_initial_len(*crc, task.len as u64));
+        let (all, ids) = &mut summed[task.record];
+        let next = Hasher::new_with_initial_len(*crc, task.len as u64);
+        match all {
+            Some(all) => join(all, &next),
+            None => *all = Some(next),
+        }
         ids.extend(id);
     }
     sums.keep(done.into_iter().filter_map(|(id, crc)| Some((id?, crc))));
-    Ok(summed.into_iter().map(|(hasher, ids)| Summed { crc: hasher.finalize(), ids }).collect())
+    Ok(summed.into_iter().map(|(all, ids)| Summed { crc: all.map_or(0, Hasher::finalize), ids }).collect())
+}
+
+/// The sum of both, one behind the other. A function of its own: where rustc 1.95 put the loops of this into the one that calls
+/// it, sums came out wrong in their highest bit.
+#[inline(never)]
+fn join(all: &mut Hasher, next: &Hasher) {
+    all.combine(next);
 }

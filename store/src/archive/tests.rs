@@ -61,7 +61,8 @@ fn an_archive_is_a_zip_whose_sums_are_right() {
     let mut found = Vec::new();
     while let Some(entry) = entries.next_entry().expect("bytes that were just made") {
         let body = zip.get_entry(entry.wayfinder()).expect("bytes that were just made");
-        assert_eq!(crc32fast::hash(body.data()), entry.crc32());
+        // rawzip's own sum, which knows nothing of how ours is put together.
+        assert_eq!(rawzip::crc32(body.data()), entry.crc32());
         let start = body.data().as_ptr() as usize - bytes.as_ptr() as usize;
         assert_eq!(start % 64, 0, "{:?}", entry.file_path());
         found.push(body.data().to_vec());
