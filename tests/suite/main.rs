@@ -13,6 +13,7 @@ mod import;
 mod model;
 mod processes;
 mod protocol;
+mod reads;
 mod repack;
 mod tensors;
 mod tidy;
