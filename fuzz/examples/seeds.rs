@@ -44,6 +44,52 @@ fn main() {
         }
     }
     let pin = ckpt_fuzz::CheckpointId::from_bytes([7; 16]);
+    let packs = [ckpt_fuzz::PackId::from_bytes([8; 16])].into();
+    let manifest = ckpt_fuzz::Manifest {
+        store: ckpt_fuzz::StoreId::from_bytes(ckpt_fuzz::ID),
+        id: ckpt_fuzz::CheckpointId::from_bytes(ckpt_fuzz::ID),
+        run: String::new(),
+        step: None,
+        time_ms: 0,
+        metrics: [].into(),
+        meta: [].into(),
+        root: None,
+        chunk_ids: serde_bytes::ByteBuf::from(vec![3; 64]),
+        chunk_lens: vec![100, 50],
+        inline: serde_bytes::ByteBuf::from(vec![4; 9]),
+        files: vec![ckpt_fuzz::File {
+            path: serde_bytes::ByteBuf::from(b"a.distcp".to_vec()),
+            mode: 0o644,
+            mtime_ms: 1,
+            content: ckpt_fuzz::Content::File {
+                size: 159,
+                format: "torch zip".into(),
+                segments: vec![
+                    ckpt_fuzz::Segment(9, None, 0, None),
+                    ckpt_fuzz::Segment(150, Some(0), 0, Some(ckpt_fuzz::Tensor("w".into(), None, None))),
+                ],
+                views: vec![],
+            },
+        }],
+    };
+    let session = ckpt_fuzz::SessionId::from_bytes(ckpt_fuzz::ID);
+    let (new_chunks, added_bytes, written_bytes) = (2, 150, 400);
+    let written = std::collections::BTreeSet::clone(&packs);
+    let part = ckpt_fuzz::format::part::Part {
+        session,
+        epoch: 1,
+        packs,
+        written,
+        new_chunks,
+        added_bytes,
+        written_bytes,
+        manifest,
+    };
+    let part = part.to_bytes().expect("a part can be written");
+    let raw_len = u64::from_le_bytes(part[48..56].try_into().expect("8 bytes")) as usize;
+    seeds.add("part", &zstd::bulk::decompress(&part[56..part.len() - 32], raw_len).expect("it unpacks"));
+    seeds.add("part", &part);
+    seeds.add("session", b"{\"session\":{\"what\":\"prepare\",\"pid\":1}}\n{\"pin_packs\":[]}\n");
     seeds.add("session", format!("{{\"session\":{{\"what\":\"get\",\"pid\":1}}}}\n{{\"pin\":\"{pin}\"}}\n").as_bytes());
     for text in
         ["a/b@1", "a/b@latest", "a/b@best", "a/b@best:val_loss:min", "a/b@good", "ü", &pin.to_string(), "@", "a/b@"]

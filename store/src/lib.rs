@@ -49,6 +49,7 @@ pub use ops::import::{
     ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
 };
 pub use ops::open::{OpenCheckpoint, OpenTensor};
+pub use ops::put::parts::{PartRequest, Prepared};
 pub use ops::put::{Given, PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};
 pub use ops::stats::{RunStats, Stats};

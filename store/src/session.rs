@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::local::{Lock, is_odd, lock_exclusive, open_lock, open_plain};
 use crate::error::{Error, Result};
-use crate::id::{CheckpointId, SessionId};
+use crate::id::{CheckpointId, PackId, SessionId};
 use crate::limits::SESSION_BYTES_MAX;
 
 /// The use of a store by one process; ends when dropped.
@@ -27,14 +27,20 @@ pub struct Live {
     pub id: SessionId,
     /// Checkpoints that it reads.
     pub pins: Vec<CheckpointId>,
+    /// Packs that a checkpoint will rely on which it prepares a part of.
+    pub packs: Vec<PackId>,
 }
 
-/// One line of a session's file. The first tells people who it is, the others pin checkpoints.
+/// What the lines of a session's file keep.
+pub type Pins = (Vec<CheckpointId>, Vec<PackId>);
+
+/// One line of a session's file. The first tells people who it is, the others pin checkpoints or packs.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
     Session { what: String, pid: u32 },
     Pin(CheckpointId),
+    PinPacks(Vec<PackId>),
 }
 
 impl Session {
@@ -54,7 +60,10 @@ impl Session {
             let record = line(&Record::Session { what: what.to_owned(), pid: std::process::id() })?;
             let written = file.try_lock().map_err(io::Error::from).and_then(|()| (&file).write_all(&record));
             match written.and_then(|()| fs::rename(&from, &path)) {
-                Ok(()) => return Ok(Self { id, path, lock: Mutex::new(Lock::held(file)) }),
+                Ok(()) => {
+                    let lock = Mutex::new(Lock::held(file));
+                    return Ok(Self { id, path, lock });
+                }
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
                 Err(error) => {
                     let _ = fs::remove_file(&from);
@@ -72,7 +81,16 @@ impl Session {
 
     /// Keeps gc from taking away what `checkpoint` needs, from the next time that gc looks on.
     pub fn pin(&self, checkpoint: CheckpointId) -> Result<()> {
-        let record = line(&Record::Pin(checkpoint))?;
+        self.write(&Record::Pin(checkpoint))
+    }
+
+    /// Keeps gc from taking away packs, from the next time that gc looks on. What is on gc's lists by then goes all the same.
+    pub fn pin_packs(&self, packs: Vec<PackId>) -> Result<()> {
+        self.write(&Record::PinPacks(packs))
+    }
+
+    fn write(&self, record: &Record) -> Result<()> {
+        let record = line(record)?;
         let lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         lock.file().write_all(&record).map_err(|error| Error::io("write", &self.path, error))
     }
@@ -130,8 +148,8 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
                 }
             }
             Err(TryLockError::WouldBlock) => {
-                if let Some(pins) = read_pins(&path)? {
-                    found.push(Live { id, pins });
+                if let Some((pins, packs)) = read_pins(&path)? {
+                    found.push(Live { id, pins, packs });
                 }
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
@@ -142,7 +160,7 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
 
 /// The pins of a live session; none when it ended meanwhile. A line that is just being written is waited for: leaving a pin
 /// out could lose what it protects.
-fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
+fn read_pins(path: &Path) -> Result<Option<Pins>> {
     for _ in 0..100 {
         let mut text = String::new();
         let read = open_plain(path, File::options().read(true))
@@ -162,13 +180,17 @@ fn read_pins(path: &Path) -> Result<Option<Vec<CheckpointId>>> {
 }
 
 /// The pins that the lines of a session's file state; none when one of them is not whole.
-pub fn pins_in(text: &str) -> Option<Vec<CheckpointId>> {
+pub fn pins_in(text: &str) -> Option<Pins> {
     let records: Option<Vec<Record>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
-    let pins = records.filter(|_| text.ends_with('\n'))?.into_iter().filter_map(|record| match record {
-        Record::Pin(checkpoint) => Some(checkpoint),
-        Record::Session { .. } => None,
-    });
-    Some(pins.collect())
+    let mut pins = Pins::default();
+    for record in records.filter(|_| text.ends_with('\n'))? {
+        match record {
+            Record::Session { .. } => {}
+            Record::Pin(checkpoint) => pins.0.push(checkpoint),
+            Record::PinPacks(packs) => pins.1.extend(packs),
+        }
+    }
+    Some(pins)
 }
 
 /// Takes the lock that only one gc at a time has; tells the caller when somebody else has it.

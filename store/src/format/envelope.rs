@@ -1,8 +1,8 @@
-//! The wrapping of manifests and catalogs: a header, one zstd frame of MessagePack, and a BLAKE3 over all before it. Never
+//! The wrapping of manifests, catalogs and parts: a header, one zstd frame of MessagePack, and a BLAKE3 over all before it. Never
 //! knows what is inside.
 //!
 //! ```text
-//!  0   8  magic, "CKPTMANI" or "CKPTCATA"
+//!  0   8  magic, "CKPTMANI", "CKPTCATA" or "CKPTPART"
 //!  8   2  version of the envelope, 1
 //! 10   2  flags, 0
 //! 12   4  reserved, 0
@@ -33,6 +33,8 @@ pub enum Kind {
     Manifest,
     /// A list of checkpoints.
     Catalog,
+    /// What one process prepared of a checkpoint.
+    Part,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
         match self {
             Self::Manifest => b"CKPTMANI",
             Self::Catalog => b"CKPTCATA",
+            Self::Part => b"CKPTPART",
         }
     }
 }
@@ -108,6 +111,13 @@ pub fn open<T: DeserializeOwned>(kind: Kind, id: [u8; 16], bytes: &[u8]) -> Resu
         return Err(FormatError::damaged("its payload unpacks to another length than it states"));
     }
     rmp_serde::from_slice(&raw).map_err(FormatError::damaged)
+}
+
+/// The id that an object says that it has, read from its first [`HEADER_BYTES`] without checking the rest.
+pub fn id_of(header: &[u8]) -> Result<[u8; 16], FormatError> {
+    let mut fields = Fields(header);
+    fields.bytes(16)?;
+    fields.array()
 }
 
 /// The session that wrote the object, read from its first [`HEADER_BYTES`] without checking the rest.

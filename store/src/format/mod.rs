@@ -6,6 +6,7 @@ pub mod envelope;
 pub mod head;
 pub mod manifest;
 pub mod pack;
+pub mod part;
 pub mod tensors;
 
 /// The version of everything in this module, as FORMAT states it.

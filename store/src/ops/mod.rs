@@ -28,6 +28,7 @@ use self::get::{GetReport, GetRequest};
 use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
 use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::open::OpenCheckpoint;
+use self::put::parts::{self, PartRequest, Prepared};
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
 use self::stats::Stats;
@@ -49,6 +50,22 @@ impl Store {
     /// Stores files or directories as one checkpoint.
     pub fn put(&self, request: &PutRequest, progress: &dyn Progress) -> Result<PutReport> {
         put::put(self, request, progress)
+    }
+
+    /// Stores the chunks of a part of a checkpoint, for another process to commit; other parts are prepared elsewhere. The
+    /// answer must live until then.
+    pub fn prepare(&self, request: &PartRequest, progress: &dyn Progress) -> Result<Prepared> {
+        parts::prepare(self, request, progress)
+    }
+
+    /// Stores one checkpoint of the parts that processes prepared, as [`Prepared::to_bytes`] gave them, and of what the request
+    /// has besides. The tensors of a distributed checkpoint in the parts get their names when its `.metadata` is in the request.
+    ///
+    /// # Errors
+    /// Those of [`Store::put`]; [`crate::Error::Busy`] when chunks of a part are gone because its process ended: it has to be
+    /// prepared again.
+    pub fn commit_parts(&self, request: &PutRequest, parts: &[Vec<u8>], progress: &dyn Progress) -> Result<PutReport> {
+        parts::commit_parts(self, request, parts, progress)
     }
 
     /// Gives a checkpoint back as files.

@@ -26,7 +26,7 @@ use crate::store::Store;
 pub enum Standing {
     /// Whatever its use allows.
     Free,
-    /// Nothing: its session lives, and may name what nobody names yet.
+    /// Nothing: its session lives, and may name what nobody names yet, or a live session has pinned it.
     Live,
     /// Nothing: its list of chunks can't be read.
     Unreadable,
@@ -135,7 +135,8 @@ impl Survey {
         survey.marks = gathering.seal();
 
         let live: HashSet<SessionId> = sessions.iter().map(|session| session.id).collect();
-        survey.find_homes(store, &state, &live, &listed, progress)?;
+        let kept: HashSet<PackId> = sessions.iter().flat_map(|session| session.packs.iter().copied()).collect();
+        survey.find_homes(store, &state, (&live, &kept), &listed, progress)?;
         let uses = survey.measure(store, names.len(), progress)?;
         survey.runs = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), uses[at])).collect();
         survey.check_copies(store, progress)?;
@@ -174,10 +175,12 @@ impl Survey {
         self.mark_late(store, &new, true, packs)
     }
 
-    /// Does the same with what sessions pinned since.
+    /// Does the same with what sessions pinned since: checkpoints, and the packs themselves.
     pub fn spare_pinned(&mut self, store: &Store, packs: &mut BTreeSet<PackId>) -> Result<()> {
-        let new = self.pinned(&session::live(store.root(), false)?);
-        self.mark_late(store, &new, false, packs)
+        let sessions = session::live(store.root(), false)?;
+        let kept: HashSet<PackId> = sessions.iter().flat_map(|session| session.packs.iter().copied()).collect();
+        packs.retain(|pack| !kept.contains(pack));
+        self.mark_late(store, &self.pinned(&sessions), false, packs)
     }
 
     fn mark_late(
@@ -249,7 +252,7 @@ impl Survey {
         &mut self,
         store: &Store,
         state: &State,
-        live: &HashSet<SessionId>,
+        (live, kept): (&HashSet<SessionId>, &HashSet<PackId>),
         listed: &[(Key, u64)],
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -271,7 +274,8 @@ impl Survey {
                 };
                 let lines = match read_trailer(id, store.id(), &*object) {
                     Ok((header, lines)) => {
-                        pack.standing = if live.contains(&header.session) { Standing::Live } else { Standing::Free };
+                        let is_live = live.contains(&header.session) || kept.contains(&id);
+                        pack.standing = if is_live { Standing::Live } else { Standing::Free };
                         lines
                     }
                     Err(Error::Corrupt { .. }) => {

@@ -3,6 +3,9 @@
 
 mod chunks;
 pub(in crate::ops) mod gather;
+mod join;
+mod material;
+pub mod parts;
 mod room;
 pub(in crate::ops) mod source;
 mod splitting;
@@ -11,26 +14,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde_bytes::ByteBuf;
-
 use self::chunks::Chunks;
 pub use self::gather::Given;
-use self::gather::{Gathered, Member, MemberKind, gather};
-use self::source::SourceFile;
-use self::splitting::split_all;
+use self::gather::gather;
+use self::material::Material;
 use crate::backend::{Backend, Key};
-use crate::catalog::{Draft, State, commit, refs};
+use crate::catalog::{Draft, State, commit, read_head, refs};
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::{Change, Entry};
-use crate::format::manifest::{Content, File, Manifest, Segment, Tensor, View};
+use crate::format::manifest::{Content, Manifest};
 use crate::format::pack::Line;
+use crate::format::part::Part;
 use crate::id::{CheckpointId, PackId};
 use crate::limits::PUT_OVERHEAD_BYTES;
 use crate::packs::SealedPack;
 use crate::progress::{Notice, Progress};
 use crate::session::Session;
 use crate::space::{self, Budget};
-use crate::split::{self, Kind, Layout, Placement, Source, Split};
 use crate::store::Store;
 
 /// What to store, and as what.
@@ -76,23 +76,29 @@ pub struct PutReport {
 
 /// Stores a checkpoint; when the disk is too full for it, and the request says so, after a gc.
 pub fn put(store: &Store, request: &PutRequest, progress: &dyn Progress) -> Result<PutReport> {
+    if request.paths.is_empty() && request.given.is_empty() {
+        return Err(Error::Invalid("nothing to store: no path was given".into()));
+    }
+    put_with(store, request, &[], progress)
+}
+
+/// Stores a checkpoint of what the request has and of parts that others prepared.
+fn put_with(store: &Store, request: &PutRequest, parts: &[Part], progress: &dyn Progress) -> Result<PutReport> {
     let started = Instant::now();
     check(request)?;
-    let mut budget = Budget::new(store.root(), request.reserve);
-    let error = match attempt(store, request, &mut budget, progress) {
-        Ok(report) => return Ok(PutReport { seconds: started.elapsed().as_secs_f64(), ..report }),
-        Err(error) => room::explain(store, request, &budget, error),
-    };
-    if !request.gc || !room::gc_would_help(&error) {
-        return Err(error);
-    }
-    room::make(store, progress)?;
-    let report = attempt(store, request, &mut budget, progress)
-        .map_err(|error| room::explain(store, request, &budget, error))?;
+    let what = request.step.map_or_else(|| request.run.clone(), |step| format!("{}@{step}", request.run));
+    let attempt = |budget: &mut Budget<'_>| attempt(store, request, parts, budget, progress);
+    let report = room::find(store, &what, (request.reserve, request.gc), progress, attempt)?;
     Ok(PutReport { seconds: started.elapsed().as_secs_f64(), ..report })
 }
 
-fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progress: &dyn Progress) -> Result<PutReport> {
+fn attempt(
+    store: &Store,
+    request: &PutRequest,
+    parts: &[Part],
+    budget: &mut Budget<'_>,
+    progress: &dyn Progress,
+) -> Result<PutReport> {
     let backend = store.backend();
     // The session comes before HEAD: whatever gc decides from now on, it sees this put or this put sees its epoch.
     let session = Session::register(store.root(), "put")?;
@@ -101,18 +107,27 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
     let mut gathered = gather(&request.paths, store.root())?;
     gathered.add(&request.given, store.now_ms())?;
     request.root.as_deref().map_or(Ok(()), |root| gathered.name_root(root))?;
-    let sources: Vec<&SourceFile> =
-        gathered.members.iter().filter_map(Member::source).map(|source| &**source).collect();
-    let splits = split_all(&gathered.members)?;
-    let layout = lay_out(&sources, &splits)?;
-    let mut chunks = Chunks::new(&sources, &layout, backend, store.id(), session.id());
-    let besides = state.commit_bytes() + PUT_OVERHEAD_BYTES + room::described_bytes(&gathered, &splits);
+    let material = Material::of(gathered, parts)?;
+    let sources = material.sources();
+    let mut chunks = Chunks::new(&sources, &material.layout, backend, store.id(), session.id());
+    let besides = state.commit_bytes() + PUT_OVERHEAD_BYTES + material.described_bytes() + join::described_bytes(parts);
     let mut packs = chunks.store(store.index(), &state.head, (budget, besides), progress)?;
 
     let id = CheckpointId::generate();
     let time_ms = store.now_ms();
-    let manifest = describe(store, id, time_ms, request, &gathered, &sources, &splits, &layout, &chunks)?;
+    let mut manifest = material.describe(&chunks.ids, id, store.id())?;
+    manifest = Manifest {
+        run: request.run.clone(),
+        step: request.step,
+        time_ms,
+        metrics: request.metrics.clone(),
+        meta: request.meta.clone(),
+        ..manifest
+    };
+    join::join(&mut manifest, parts, &material, request.root.is_some())?;
     let key = Key::Manifest(id);
+    // What can't be read back must not be written: this check is the reader's.
+    manifest.check().map_err(|error| error.of(key))?;
     let mut object = backend.create(key, &session.id().to_string())?;
     object.append(&manifest.to_bytes(session.id()).map_err(|error| error.of(key))?)?;
     object.seal()?;
@@ -124,14 +139,18 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
     // From here on things get names. What fails now leaves packs that nothing names; the next gc takes them away.
     let mut published = publish(std::mem::take(&mut packs))?;
     object.publish()?;
+    let stored_by_others = parts.iter().any(|part| !part.written.is_empty());
     loop {
         let relied_on = chunks.packs();
         let outcome = commit(backend, session.id(), |now, draft| {
             refuse_existing(now, request)?;
-            let lost = settle_packs(backend, &state, now, draft, &relied_on)?;
+            join::settle(backend, parts, now, draft)?;
+            let lost = settle_packs(backend, state.head.epoch, now, draft, &relied_on)?;
             if !lost.is_empty() {
                 return Ok(Err(lost));
             }
+            let added_bytes = parts.iter().map(|part| part.added_bytes).sum::<u64>() + chunks.stored.raw_bytes;
+            let written_bytes = parts.iter().map(|part| part.written_bytes).sum::<u64>() + chunks.stored.written_bytes;
             let entry = Entry {
                 id,
                 run: request.run.clone(),
@@ -140,26 +159,30 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
                 metrics: request.metrics.clone(),
                 tags: request.tags.clone(),
                 pinned: false,
-                files: sources.len() as u64,
+                files: manifest.files.iter().filter(|file| matches!(file.content, Content::File { .. })).count() as u64,
                 logical_bytes: manifest.logical_bytes(),
-                added_bytes: chunks.stored.raw_bytes,
-                written_bytes: chunks.stored.written_bytes,
+                added_bytes,
+                written_bytes,
             };
             if let Some(old) = same_step(now, request) {
                 draft.changes.push(Change::Remove(old.id));
             }
             draft.changes.push(Change::Add(Box::new(entry.clone())));
             draft.changes.extend(request.tags.iter().map(|tag| Change::Tag(id, tag.clone())));
-            if !published.is_empty() {
+            if !published.is_empty() || stored_by_others {
                 draft.head.packs_seq = draft.head.seq;
             }
             Ok(Ok((entry, now.head.packs_seq, draft.head.packs_seq)))
         })?;
         match outcome {
             Ok((entry, before, after)) => {
-                if !published.is_empty()
-                    && let Err(error) = store.index().add(&published, before, after)
-                {
+                // Of packs that others stored only the packs themselves tell what is in them.
+                let indexed = if stored_by_others {
+                    read_head(backend).and_then(|head| store.index().catch_up(backend, &head, progress))
+                } else {
+                    store.index().add(&published, before, after)
+                };
+                if let Err(error) = indexed {
                     // The checkpoint is safe; the next put catches up from the packs themselves.
                     progress.notice(Notice::IndexBehind { reason: error.to_string() });
                 }
@@ -167,7 +190,7 @@ fn attempt(store: &Store, request: &PutRequest, budget: &mut Budget<'_>, progres
                 return Ok(PutReport {
                     entry,
                     chunks: manifest.chunk_count() as u64,
-                    new_chunks: chunks.stored.chunks,
+                    new_chunks: parts.iter().map(|part| part.new_chunks).sum::<u64>() + chunks.stored.chunks,
                     seconds: 0.0,
                 });
             }
@@ -182,9 +205,6 @@ fn publish(packs: Vec<SealedPack>) -> Result<Vec<(PackId, Vec<Line>)>> {
 
 fn check(request: &PutRequest) -> Result<()> {
     refs::check_run(&request.run)?;
-    if request.paths.is_empty() && request.given.is_empty() {
-        return Err(Error::Invalid("nothing to store: no path was given".into()));
-    }
     request.tags.iter().try_for_each(|tag| refs::check_tag(tag))?;
     request.metrics.keys().try_for_each(|name| refs::check_name("metric", name))?;
     request.meta.keys().try_for_each(|name| refs::check_name("metadata entry", name))
@@ -205,17 +225,17 @@ fn refuse_existing(state: &State, request: &PutRequest) -> Result<()> {
     }
 }
 
-/// Makes sure that the packs a checkpoint relies on stay, given what gc did since the put began: takes condemned ones off
+/// Makes sure that the packs a checkpoint relies on stay, given what gc did since the epoch `began`: takes condemned ones off
 /// the list in the draft, and answers those that can't be relied on any more.
 fn settle_packs(
     backend: &dyn Backend,
-    began: &State,
+    began: u64,
     now: &State,
     draft: &mut Draft,
     relied_on: &BTreeSet<PackId>,
 ) -> Result<BTreeSet<PackId>> {
     let mut lost = BTreeSet::new();
-    if now.head.epoch == began.head.epoch {
+    if now.head.epoch == began {
         return Ok(lost);
     }
     for pack in relied_on {
@@ -226,90 +246,4 @@ fn settle_packs(
         }
     }
     Ok(lost)
-}
-
-fn lay_out(sources: &[&SourceFile], splits: &[Split]) -> Result<Layout> {
-    let files: Vec<(&dyn Source, &Split)> = sources.iter().map(|source| *source as &dyn Source).zip(splits).collect();
-    split::lay_out(&files).map_err(|error| {
-        // The planner reads many files and can't say which one failed.
-        match sources.iter().find_map(|source| source.check_unchanged().err()) {
-            Some(changed) => changed,
-            None => sources.first().map_or(Error::Internal(error.to_string()), |source| source.read_error(error)),
-        }
-    })
-}
-
-#[allow(clippy::too_many_arguments, reason = "each is a different part of one description")]
-fn describe(
-    store: &Store,
-    id: CheckpointId,
-    time_ms: i64,
-    request: &PutRequest,
-    gathered: &Gathered,
-    sources: &[&SourceFile],
-    splits: &[Split],
-    layout: &Layout,
-    chunks: &Chunks<'_>,
-) -> Result<Manifest> {
-    let mut inline = Vec::new();
-    for range in &layout.inline {
-        let source =
-            sources.get(range.file as usize).ok_or_else(|| Error::Internal("an inline range is of no file".into()))?;
-        let at = inline.len();
-        inline.resize(at + range.len as usize, 0);
-        source.read_exact_at(&mut inline[at..], range.offset).map_err(|error| source.read_error(error))?;
-    }
-    let mut described = splits.iter().zip(&layout.placements);
-    let mut files = Vec::with_capacity(gathered.members.len());
-    for member in &gathered.members {
-        let content = match &member.kind {
-            MemberKind::Directory => Content::Directory,
-            MemberKind::Link(target) => Content::Link { target: ByteBuf::from(target.clone()) },
-            MemberKind::File(source) => {
-                let (split, placements) =
-                    described.next().ok_or_else(|| Error::Internal("a file was not laid out".into()))?;
-                let segments = split.segments.iter().zip(placements).map(|(segment, placement)| {
-                    let tensor = match &segment.kind {
-                        Kind::Tensor { name, dtype, shape } => {
-                            Some(Tensor(name.clone(), dtype.as_ref().map(ToString::to_string), shape.clone()))
-                        }
-                        Kind::Storage { .. } | Kind::Literal | Kind::Opaque => None,
-                    };
-                    match *placement {
-                        Placement::Chunks { chunk, at } => Segment(segment.len, Some(chunk), at, tensor),
-                        Placement::Inline { at } => Segment(segment.len, None, at, tensor),
-                    }
-                });
-                let views = split.views.iter().cloned().map(|view| {
-                    let dtype = view.dtype.map(|dtype| dtype.to_string());
-                    View(view.name, dtype, view.shape, view.strides, view.offset, view.len)
-                });
-                let format = split.format.to_string();
-                Content::File { size: source.size(), format, segments: segments.collect(), views: views.collect() }
-            }
-        };
-        files.push(File {
-            path: ByteBuf::from(member.path.clone()),
-            mode: member.mode,
-            mtime_ms: member.mtime_ms,
-            content,
-        });
-    }
-    let manifest = Manifest {
-        store: store.id(),
-        id,
-        run: request.run.clone(),
-        step: request.step,
-        time_ms,
-        metrics: request.metrics.clone(),
-        meta: request.meta.clone(),
-        root: gathered.root.clone().map(ByteBuf::from),
-        chunk_ids: ByteBuf::from(chunks.ids.iter().flat_map(|id| id.0).collect::<Vec<u8>>()),
-        chunk_lens: layout.chunks.iter().map(|chunk| chunk.len).collect(),
-        inline: ByteBuf::from(inline),
-        files,
-    };
-    // What can't be read back must not be written: this check is the reader's.
-    manifest.check().map_err(|error| error.of(Key::Manifest(id)))?;
-    Ok(manifest)
 }

@@ -2,7 +2,7 @@
 //! a checkpoint that no policy drops, and none at all when that would not be enough.
 
 use super::gather::Gathered;
-use super::{PutRequest, refs};
+use super::refs;
 use crate::error::{Error, Result, Shortage};
 use crate::ops::gc::{GcReport, GcRequest, gc};
 use crate::progress::{Notice, Progress, Quiet};
@@ -21,12 +21,33 @@ pub fn described_bytes(gathered: &Gathered, splits: &[Split]) -> u64 {
     (members + tensors) as u64
 }
 
+/// Tries something that takes room, for which `reserve` bytes are to stay free; with `gc` a second time after a gc, when that
+/// makes enough of it. `what` is what is stored.
+pub fn find<T>(
+    store: &Store,
+    what: &str,
+    (reserve, gc): (Option<u64>, bool),
+    progress: &dyn Progress,
+    attempt: impl Fn(&mut Budget<'_>) -> Result<T>,
+) -> Result<T> {
+    let mut budget = Budget::new(store.root(), reserve);
+    let error = match attempt(&mut budget) {
+        Ok(done) => return Ok(done),
+        Err(error) => explain(store, what, &budget, error),
+    };
+    if !gc || !gc_would_help(&error) {
+        return Err(error);
+    }
+    make(store, progress)?;
+    attempt(&mut budget).map_err(|error| explain(store, what, &budget, error))
+}
+
 /// Adds to an error that tells of too little room what is needed and what would help. Others stay as they are.
-pub fn explain(store: &Store, request: &PutRequest, budget: &Budget<'_>, error: Error) -> Error {
+fn explain(store: &Store, what: &str, budget: &Budget<'_>, error: Error) -> Error {
     let told = |needs_bytes: Option<u64>| {
         let plan = gc(store, &GcRequest { dry_run: true, ..GcRequest::default() }, &Quiet).ok();
         Box::new(Shortage {
-            what: request.step.map_or_else(|| request.run.clone(), |step| format!("{}@{step}", request.run)),
+            what: what.to_owned(),
             needs_bytes,
             free_bytes: budget.free(),
             reserve_bytes: budget.reserve,
@@ -43,14 +64,14 @@ pub fn explain(store: &Store, request: &PutRequest, budget: &Budget<'_>, error: 
 }
 
 /// Whether a gc frees as much as this error says is missing.
-pub fn gc_would_help(error: &Error) -> bool {
+fn gc_would_help(error: &Error) -> bool {
     let (Error::WontFit(shortage) | Error::NoSpace { shortage: Some(shortage), .. }) = error else { return false };
     let needs = shortage.needs_bytes.unwrap_or(0).saturating_add(shortage.reserve_bytes);
     shortage.gc_frees.is_some_and(|frees| frees > 0 && shortage.free_bytes.saturating_add(frees) >= needs)
 }
 
 /// Makes room as the policies say.
-pub fn make(store: &Store, progress: &dyn Progress) -> Result<()> {
+fn make(store: &Store, progress: &dyn Progress) -> Result<()> {
     let report = gc(store, &GcRequest::default(), progress)?;
     let freed_bytes = report.freed_bytes;
     progress.notice(Notice::MadeRoom { dropped: dropped(&report), freed_bytes });

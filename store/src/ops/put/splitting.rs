@@ -16,8 +16,12 @@ const METADATA: &[u8] = b".metadata";
 /// Files that are split at once: a hostile pickle takes some 300 MB, and there may be many processors.
 const AT_ONCE: usize = 4;
 
-/// Splits the files in parallel, for a checkpoint of shards has many; one for each member that is a file.
-pub(super) fn split_all(members: &[Member]) -> Result<Vec<Split>> {
+/// What the metadata in these folders calls tensors; each folder's path ends with `/`, but for the root's.
+pub(super) type Names = Vec<(Vec<u8>, DistributedNames)>;
+
+/// Splits the files in parallel, for a checkpoint of shards has many; one for each member that is a file. Gives the names as
+/// well that they were given.
+pub(super) fn split_all(members: &[Member]) -> Result<(Vec<Split>, Names)> {
     let files: Vec<(&[u8], &Arc<SourceFile>)> =
         members.iter().filter_map(|member| Some((&member.path[..], member.source()?))).collect();
     let split = |(_, source): &(&[u8], &Arc<SourceFile>)| {
@@ -28,6 +32,7 @@ pub(super) fn split_all(members: &[Member]) -> Result<Vec<Split>> {
     for some in files.chunks(AT_ONCE) {
         splits.extend(some.par_iter().map(split).collect::<Result<Vec<Split>>>()?);
     }
+    let mut all_names = Names::new();
     for (path, source) in &files {
         let Some(folder) = path.strip_suffix(METADATA).filter(|folder| folder.is_empty() || folder.ends_with(b"/"))
         else {
@@ -40,6 +45,7 @@ pub(super) fn split_all(members: &[Member]) -> Result<Vec<Split>> {
                 names.apply(path, split);
             }
         }
+        all_names.push((folder.to_vec(), names));
     }
-    Ok(splits)
+    Ok((splits, all_names))
 }
