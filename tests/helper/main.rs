@@ -42,7 +42,10 @@ fn commit(store: &Path, run: &str, step: u64, parts: &[&str]) {
     }
 }
 
-/// Puts, prepares and forks; the child puts, gets, collects and ends with all that it has a copy of; then the parent goes on.
+/// Puts of each process: more than the tables that RocksDB's background threads merge, and those do not survive a fork.
+const PUTS: u64 = 10;
+
+/// Puts, prepares and forks; the child ends what it has a copy of, puts, gets and collects; then the parent goes on.
 fn fork(root: &Path, folder: &Path) {
     let file = |name: &str, salt: u8| {
         let path = folder.join(name);
@@ -62,9 +65,20 @@ fn fork(root: &Path, folder: &Path) {
     };
     // A pool does not survive a fork: each process works in its own, as the Python package does.
     let pool = || rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    // A process that waits for what never comes is ended. SAFETY: of both processes, by a signal that nobody handles.
+    let limit = || unsafe { libc::alarm(100) };
+    let many = |store: &Store, run: &str| {
+        for step in 0..PUTS {
+            let path = folder.join("small");
+            fs::write(&path, format!("{run} {step} ").repeat(1000)).unwrap();
+            store.put(&PutRequest { run: run.into(), ..request(path, step) }, &Quiet).unwrap();
+        }
+    };
+    limit();
     let store = Store::open(root).unwrap();
     let parents = pool();
     parents.install(|| store.put(&request(file("one", 1), 1), &Quiet)).unwrap();
+    parents.install(|| many(&store, "before"));
     let part = PartRequest { paths: vec![file("part", 9)], ..PartRequest::default() };
     let prepared = parents.install(|| store.prepare(&part, &Quiet)).unwrap();
     // SAFETY: the child uses nothing that a thread which it does not have could hold: its own pool, and the store.
@@ -72,13 +86,15 @@ fn fork(root: &Path, folder: &Path) {
     assert!(child >= 0, "{}", std::io::Error::last_os_error());
     if child == 0 {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            limit();
+            drop(prepared);
             pool().install(|| {
+                many(&store, "child");
                 store.put(&request(file("two", 2), 2), &Quiet).unwrap();
                 get(&store, 1, "child-1");
                 get(&store, 2, "child-2");
                 store.gc(&GcRequest::default(), &Quiet).unwrap();
             });
-            drop(prepared);
         }));
         // SAFETY: ends the process at once, as a worker of a DataLoader does; there is nothing left to run.
         unsafe { libc::_exit(i32::from(done.is_err())) };
@@ -88,6 +104,7 @@ fn fork(root: &Path, folder: &Path) {
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     say(&format!("child {status}, {} sessions", fs::read_dir(root.join("sessions")).unwrap().count()));
     parents.install(|| {
+        many(&store, "after");
         store.put(&request(file("three", 3), 3), &Quiet).unwrap();
         store.gc(&GcRequest::default(), &Quiet).unwrap();
         let request = PutRequest { run: "r".into(), step: Some(4), ..PutRequest::default() };

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ckpt_store::split::{self, DistributedNames, Kind, Source, Split};
+use ckpt_store::{Content, File, PartRequest, Prepared, PutRequest, Quiet};
+use ckpt_tests::lab::{Lab, put_request};
 use ckpt_tests::python::{python, run_python};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -161,6 +163,41 @@ fn the_metadata_of_a_distributed_checkpoint_names_the_tensors_of_its_files() {
                 assert_eq!(lens(&split), lens(&first));
             }
         }
+    }
+}
+
+#[test]
+fn parts_of_a_distributed_checkpoint_get_the_names_that_one_put_gives() {
+    let (dir, all) = files("distributed");
+    for folder in all.as_object().expect("checkpoints").keys() {
+        let lab = Lab::new();
+        let store = lab.open();
+        let folder = dir.path().join(folder);
+        let whole = store.put(&put_request(&[&folder], "r", 1), &Quiet).expect("a put").entry;
+        let prepared: Vec<Prepared> = files_in(&folder)
+            .into_iter()
+            .map(|(name, _)| {
+                let request = PartRequest { paths: vec![folder.join(name)], ..PartRequest::default() };
+                store.prepare(&request, &Quiet).expect("a part")
+            })
+            .collect();
+        let parts: Vec<Vec<u8>> = prepared.iter().map(|part| part.to_bytes().to_vec()).collect();
+        let root = folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let request = PutRequest { root, ..put_request(&[&folder.join(".metadata")], "r", 2) };
+        let joined = store.commit_parts(&request, &parts, &Quiet).expect("a commit").entry;
+        let tensors = |id| -> Vec<_> {
+            let files = store.manifest(id).expect("a manifest").files.into_iter();
+            let of = |file: File| match file.content {
+                Content::File { segments, views, .. } => {
+                    let named = segments.into_iter().map(|segment| (segment.0, segment.3)).collect::<Vec<_>>();
+                    (file.path, named, views)
+                }
+                other => panic!("{other:?}"),
+            };
+            files.map(of).collect()
+        };
+        assert_eq!(tensors(joined.id), tensors(whole.id));
+        assert_eq!((joined.added_bytes, joined.logical_bytes), (0, whole.logical_bytes));
     }
 }
 
