@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rocksdb::{DB, DBCompactionStyle, IteratorMode, LogLevel, Options, WaitForCompactOptions, WriteBatch};
 
@@ -110,6 +111,19 @@ impl From<rocksdb::Error> for Trouble {
     }
 }
 
+/// The most that a forked process adds to the index without RocksDB's threads: more chunks than a store has.
+const FORKED_BUFFER_BYTES: usize = 16 << 30;
+
+/// The process that opened an index first; 0 while none has.
+static FIRST: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process is a fork of one that has used RocksDB, whose background threads it does not have, though RocksDB
+/// believes so: a worker of a DataLoader.
+fn is_forked() -> bool {
+    let own = std::process::id();
+    FIRST.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err_and(|first| first != own)
+}
+
 pub(super) fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -129,6 +143,12 @@ pub(super) fn options() -> Options {
     // rewrite the whole index again and again: hashes fall everywhere.
     options.set_compaction_style(DBCompactionStyle::Universal);
     options.set_level_zero_file_num_compaction_trigger(8);
+    if is_forked() {
+        // What it wants of its threads would be waited for without end: here nobody merges tables, and all that is added at
+        // once stays in memory. The next process that opens the index merges.
+        options.set_disable_auto_compactions(true);
+        options.set_write_buffer_size(FORKED_BUFFER_BYTES);
+    }
     let mut table = rocksdb::BlockBasedOptions::default();
     // Most look-ups of a new checkpoint find nothing.
     table.set_bloom_filter(10.0, false);
