@@ -18,5 +18,5 @@ mod _core {
     #[pymodule_export]
     use crate::reader::Reader;
     #[pymodule_export]
-    use crate::store::Store;
+    use crate::store::{Part, Store};
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ckpt_store::{
-    Best, Error, GcRequest, GetRequest, Given, Mode, PutRequest, Record, Rules, Sums, VerifyRequest, mode_of,
-    torch_archive,
+    Best, Error, GcRequest, GetRequest, Given, Mode, PartRequest, Prepared, PutRequest, Record, Rules, Sums,
+    VerifyRequest, mode_of, torch_archive,
 };
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::describe;
 use crate::failure::raise;
@@ -57,21 +57,37 @@ impl Store {
         replace: bool,
         gc: bool,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let given = given.into_iter().map(|(path, mode, memory)| Given { path, mode, source: Arc::clone(&memory.0) });
-        let request = PutRequest {
-            paths,
-            given: given.collect(),
-            root,
-            run,
-            step,
-            metrics,
-            meta,
-            tags,
-            replace,
-            reserve: None,
-            gc,
-        };
+        let request =
+            PutRequest { paths, given: files(given), root, run, step, metrics, meta, tags, replace, reserve: None, gc };
         let report = crate::work::run(py, |progress| self.store.put(&request, progress))?;
+        describe::entry(py, &report.entry)
+    }
+
+    /// Stores this process's share of a checkpoint; what it stored stays as long as the answer lives.
+    fn prepare(&self, py: Python<'_>, given: Vec<(String, u32, PyRef<'_, Memory>)>) -> PyResult<Part> {
+        let request = PartRequest { given: files(given), ..PartRequest::default() };
+        let prepared = run(py, |progress| self.store.prepare(&request, progress))?;
+        Ok(Part(prepared))
+    }
+
+    /// Makes one checkpoint of the parts that several processes prepared.
+    #[allow(clippy::too_many_arguments, reason = "the package names them")]
+    fn commit_parts<'py>(
+        &self,
+        py: Python<'py>,
+        parts: Vec<Vec<u8>>,
+        given: Vec<(String, u32, PyRef<'py, Memory>)>,
+        root: Option<String>,
+        run: String,
+        step: Option<u64>,
+        metrics: BTreeMap<String, f64>,
+        meta: BTreeMap<String, String>,
+        tags: BTreeSet<String>,
+        replace: bool,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let request =
+            PutRequest { given: files(given), root, run, step, metrics, meta, tags, replace, ..PutRequest::default() };
+        let report = crate::work::run(py, |progress| self.store.commit_parts(&request, &parts, progress))?;
         describe::entry(py, &report.entry)
     }
 
@@ -175,6 +191,24 @@ impl Store {
         let report = run(py, |progress| self.store.verify(&request, progress))?;
         describe::verify(py, &report)
     }
+}
+
+/// What one process prepared of a checkpoint.
+#[pyclass(frozen)]
+pub struct Part(Prepared);
+
+#[pymethods]
+impl Part {
+    /// What the process that commits must know of it.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.to_bytes())
+    }
+}
+
+/// Files that are only in memory.
+fn files(given: Vec<(String, u32, PyRef<'_, Memory>)>) -> Vec<Given> {
+    let given = given.into_iter().map(|(path, mode, memory)| Given { path, mode, source: Arc::clone(&memory.0) });
+    given.collect()
 }
 
 /// The best by a metric; which end of it is good is told by its name when nobody says.
