@@ -166,7 +166,9 @@ mod tests {
                 cache.insert(key.into(), buffer).as_ptr()
             })
             .collect();
-        assert_eq!(cache.buffer(CHUNK_BYTES_MAX - 5).as_ptr(), buffers[0], "the oldest one's buffer");
+        let buffer = cache.buffer(CHUNK_BYTES_MAX - 5);
+        assert_eq!(buffer.as_ptr(), buffers[0], "the oldest one's buffer");
+        drop(buffer);
         let buffer = filled(&mut cache, CHUNK_BYTES_MAX, 7);
         cache.insert(7, buffer);
         let reading = cache.get(1).unwrap_or_default();
