@@ -45,8 +45,8 @@ demo: ## trains a small model, stores its 20 checkpoints, gets them back, and sh
 test: ## builds and runs every test, those of the Python package too, then the checks of lint where rustfmt and clippy are installed
 	@$(SETUP) python
 	@$(ENV) cargo build $(FLAGS)
-	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
 	@$(ENV) cargo test $(FLAGS)
+	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
 	@$(ENV) python/test.sh "$(SITE)"
 	@$(ENV) if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
 		else echo "rustfmt is not installed: formatting was not checked"; fi

@@ -66,8 +66,15 @@ class StoreFile(io.RawIOBase):
         held = (ctypes.c_char * len(view)).from_buffer(view)
         return reader.read_at(self._index, offset, ctypes.addressof(held), len(view))
 
+    def read_many(self, wanted: list[tuple[int, int, int]]) -> None:
+        """Reads many ranges at once, by all threads: offset, bytes, and the address in memory that the caller holds."""
+        self._open().read_many([(self._index, offset, count, address) for offset, count, address in wanted])
+
     def readall(self) -> bytes:
         return self.read(max(self.size - self._at, 0)) or b""
+
+    def write(self, _: Any) -> int:
+        raise io.UnsupportedOperation(f"{self.name} is a file of a checkpoint, which never changes")
 
     def close(self) -> None:
         self._reader = None

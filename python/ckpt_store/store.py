@@ -205,12 +205,12 @@ class Store:
             map_location: As for ``torch.load``.
             weights_only: As for ``torch.load``: False runs code that a pickle names.
         """
-        import torch
+        from . import loading
 
         with self.open(ref, file) as opened:
             if opened.name.endswith(".safetensors"):
                 return self.load_tensors(ref, device=map_location or "cpu", files=[opened.name])
-            return torch.load(opened, map_location=map_location, weights_only=weights_only)
+            return loading.load(opened, map_location, weights_only)
 
     def load_tensors(
         self, ref: str, *patterns: str, device: torch.device | str = "cpu", files: Sequence[str] = ()

@@ -77,6 +77,10 @@ impl Source for Near {
         if start.checked_add(len)? > self.len {
             return None;
         }
+        // A tensor without elements may lie nowhere.
+        if len == 0 {
+            return Some(&[]);
+        }
         // SAFETY: `Memory::at` is told that `len` bytes lie at `address` as long as the owner lives, and the owner lives as
         // long as this borrow; the sum doesn't wrap, as was checked there. A training that goes on meanwhile may write to
         // them: then some bytes are read as they were before and some as after. The store takes no byte for what it isn't,

@@ -154,7 +154,6 @@ def test_what_is_not_there(store: ckpt.Store, tmp_path: Path) -> None:
         lambda: store.load("train@1000"),
         lambda: store.load("trian"),
         lambda: store.get("train@tag", tmp_path / "x"),
-        lambda: store.checkpoint("train@best"),
         lambda: store.rm("train@7"),
         lambda: ckpt.Store(tmp_path / "none", create=False),
     ):
