@@ -1,0 +1,136 @@
+"""Gives a checkpoint back as a path, for frameworks that want one. Never leaves one that looks whole and isn't."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from ._scratch import Held, shared, store_of
+from .checkpoint import Checkpoint
+from .errors import Exists, NotFound
+from .store import Store
+
+# How much of two files is compared at once.
+_COMPARED_BYTES = 4 << 20
+
+# What this process made or shares and gives up when it ends, by the checkpoint's id.
+_kept: dict[str, Held] = {}
+_guard = threading.Lock()
+
+
+def materialize(store: Store | str | os.PathLike[str], ref: str, dest: str | os.PathLike[str] | None = None) -> str:
+    """The path of a checkpoint's files, such as ``trainer.train(resume_from_checkpoint=...)`` takes.
+
+    It is a directory ``checkpoint-STEP`` (``checkpoint-ID`` without a step), or the file, under its own name, when
+    the checkpoint is one file.
+
+    Without ``dest`` it lies in a hidden directory beside the store, or in the system's directory for temporary files
+    when there is no room or no permission, and is removed when this process ends (not when its forked children do).
+    Processes of one machine that ask for the same checkpoint share one copy; the last of them removes it. What a
+    killed process left is removed by the next call. Treat it as read-only.
+
+    With ``dest`` it is at that very path, whole or not at all, and stays there. What is there already is taken if it
+    holds the same bytes; that is looked at by reading them.
+
+    Raises NotFound, Corrupt, NoSpace (nothing is left then), Exists when something else is at ``dest``.
+    """
+    opened = store_of(store)
+    checkpoint = opened.checkpoint(ref)
+    if dest is not None:
+        return str(_at(opened, checkpoint, Path(os.path.abspath(dest))))
+    with _guard:
+        held = _kept.get(checkpoint.id)
+        if held is None or not held.path.exists():
+            if held is not None:
+                held.release()
+            held = _kept[checkpoint.id] = _hold(opened, checkpoint)
+        return str(held.path)
+
+
+@contextlib.contextmanager
+def materialized(store: Store | str | os.PathLike[str], ref: str) -> Iterator[Path]:
+    """The same without ``dest``, for the time of a ``with`` block."""
+    opened = store_of(store)
+    held = _hold(opened, opened.checkpoint(ref))
+    try:
+        yield held.path
+    finally:
+        held.release()
+
+
+def _hold(store: Store, checkpoint: Checkpoint) -> Held:
+    def fill(directory: Path) -> Path:
+        made = Path(store.get(checkpoint.id, directory))
+        if made.is_dir() and made.name != _name(checkpoint):
+            made = made.rename(directory / _name(checkpoint))
+        return made
+
+    return shared(Path(store.path), checkpoint.id, checkpoint.logical_bytes, fill)
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    return f"checkpoint-{checkpoint.id if checkpoint.step is None else checkpoint.step}"
+
+
+def _at(store: Store, checkpoint: Checkpoint, dest: Path) -> Path:
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(dest.parent):
+        if not os.path.lexists(dest):
+            return Path(store.get(checkpoint.id, dest))
+        if _is_there(store, checkpoint, dest):
+            return dest
+    raise Exists(f"{dest} is there already, and is not {checkpoint.ref} as it was stored")
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Of several ranks one writes and the others find it. Where directories can't be locked, renaming decides."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _is_there(store: Store, checkpoint: Checkpoint, path: Path) -> bool:
+    """Whether every file there has the bytes of the checkpoint's, and none that has bytes is missing."""
+    found = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
+    if sum(file.stat().st_size for file in found) != checkpoint.logical_bytes:
+        return False
+    for file in found:
+        try:
+            stored = store.open(checkpoint.id, str(file.relative_to(path)) if path.is_dir() else None)
+        except NotFound:
+            return False
+        with stored, file.open("rb") as there:
+            while piece := there.read(_COMPARED_BYTES):
+                if stored.read(len(piece)) != piece:
+                    return False
+            if stored.read(1):
+                return False
+    return True
+
+
+def _release_all() -> None:
+    with _guard:
+        while _kept:
+            _kept.popitem()[1].release()
+
+
+def _forget_all() -> None:
+    global _guard
+    _guard = threading.Lock()
+    for held in _kept.values():
+        held.forget()
+    _kept.clear()
+
+
+atexit.register(_release_all)
+os.register_at_fork(after_in_child=_forget_all)
