@@ -217,6 +217,10 @@ def load_weights(model: Any, store: Store | str | os.PathLike[str], ref: str, **
 
     The state of the optimizer is among them if the model was compiled, both then and now.
     """
+    optimizer = getattr(model, "optimizer", None)
+    if model.built and optimizer is not None and not optimizer.built:
+        # Keras passes over the state of an optimizer that does not know its variables yet.
+        optimizer.build(model.trainable_variables)
     with materialized(store, ref) as path:
         model.load_weights(_file(path, ref, (".weights.h5", ".keras", ".h5"), weights=True), **kwargs)
 
