@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ._scratch import Held, shared, store_of
@@ -19,7 +19,7 @@ from .store import Store
 _COMPARED_BYTES = 4 << 20
 
 # What this process made or shares and gives up when it ends, by the checkpoint's id.
-_kept: dict[str, Held] = {}
+_kept: dict[str, tuple[Checkpoint, Held]] = {}
 _guard = threading.Lock()
 
 
@@ -44,12 +44,26 @@ def materialize(store: Store | str | os.PathLike[str], ref: str, dest: str | os.
     if dest is not None:
         return str(_at(opened, checkpoint, Path(os.path.abspath(dest))))
     with _guard:
-        held = _kept.get(checkpoint.id)
+        _, held = _kept.get(checkpoint.id, (checkpoint, None))
         if held is None or not held.path.exists():
             if held is not None:
                 held.release()
-            held = _kept[checkpoint.id] = _hold(opened, checkpoint)
+            held = _hold(opened, checkpoint)
+            _kept[checkpoint.id] = checkpoint, held
         return str(held.path)
+
+
+def release(path: str | os.PathLike[str]) -> None:
+    """Gives up a path of :func:`materialize` before the process ends; the room is free unless others share it.
+
+    Nothing is done about any other path.
+    """
+    _release(lambda _, held: held.path == Path(path))
+
+
+def release_step(run: str, step: int) -> None:
+    """The same for the checkpoint from which a training was resumed, when it has loaded it."""
+    _release(lambda checkpoint, _: (checkpoint.run, checkpoint.step) == (run, step))
 
 
 @contextlib.contextmanager
@@ -118,16 +132,20 @@ def _is_there(store: Store, checkpoint: Checkpoint, path: Path) -> bool:
     return True
 
 
-def _release_all() -> None:
+def _release(which: Callable[[Checkpoint, Held], bool]) -> None:
     with _guard:
-        while _kept:
-            _kept.popitem()[1].release()
+        for key in [key for key, (checkpoint, held) in _kept.items() if which(checkpoint, held)]:
+            _kept.pop(key)[1].release()
+
+
+def _release_all() -> None:
+    _release(lambda *_: True)
 
 
 def _forget_all() -> None:
     global _guard
     _guard = threading.Lock()
-    for held in _kept.values():
+    for _, held in _kept.values():
         held.forget()
     _kept.clear()
 

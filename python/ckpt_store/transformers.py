@@ -19,7 +19,7 @@ from ._scratch import remove, store_of
 from ._steps import Steps
 from .checkpoint import Checkpoint
 from .errors import CkptError, Exists, NoSpace, NotFound
-from .materialized import materialize
+from .materialized import materialize, release_step
 from .store import Store
 
 _log = logging.getLogger("ckpt_store")
@@ -46,10 +46,9 @@ class StoreCallback(TrainerCallback):
     folder, and the best, if Trainer keeps track of one. Nothing is removed while folders are uploaded to the Hub
     (``hub_strategy`` ``checkpoint`` or ``all_checkpoints``).
 
-    To resume from the store: ``trainer.train(resume_from_checkpoint=ckpt.materialize(store, "a@latest"))``. Steps
-    that a resumed training goes over again take the place of the stored ones. A training from step 0 in a run that
-    has checkpoints
-    raises Exists before it begins, unless ``replace=True``.
+    To resume from the store: ``trainer.train(resume_from_checkpoint=ckpt.materialize(store, "a@latest"))``; the copy that
+    this makes goes away at the first save. Steps that a resumed training goes over again take the place of the stored
+    ones. A training from step 0 in a run that has checkpoints raises Exists before it begins, unless ``replace=True``.
 
     Metrics are the ``eval_`` numbers of that very step and the last ``loss`` that was logged since the checkpoint
     before; ``epoch``, ``best_metric`` and ``best_step`` are in the metadata. In a hyperparameter search the trial's
@@ -85,16 +84,22 @@ class StoreCallback(TrainerCallback):
         self._meta = dict(meta or {})
         self._steps = Steps(replace)
         self._saved_step = 0
+        self._resumed_at: int | None = None
         self._waiting: list[_Folder] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Opens the store, and brings the best folder back if a resumed training lacks it."""
+        self._resumed_at = state.global_step or None
         best = on_main(lambda: self._begin(args, state))
         if best is not None:
             state.best_model_checkpoint = best
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stores the folder that was written now. Other ranks may still be writing theirs: all meet here first."""
+        if self._resumed_at is not None:
+            # Trainer has read it by now, and a long training should not hold that room.
+            release_step(self._run, self._resumed_at)
+            self._resumed_at = None
         on_main(lambda: self._save(args, state))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

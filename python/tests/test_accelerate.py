@@ -153,6 +153,16 @@ def test_the_store_names_checkpoints_not_accelerate(tmp_path: Path) -> None:
     load_state(accelerator, store, "a@1")
 
 
+def test_the_example_is_a_whole_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--resume", "--steps", "15"]):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "store"), *more])
+        example().main()
+    assert "goes on from loop@12" in capsys.readouterr().out
+    assert [held.step for held in ckpt.Store(tmp_path / "store").checkpoints("loop")] == [3, 6, 9, 12, 15]
+
+
 def main(action: str, place: str) -> None:
     Path(place).parent.mkdir(parents=True, exist_ok=True)
     if action == "failures":

@@ -260,6 +260,18 @@ def test_what_is_wrong_is_said_at_once(store: ckpt.Store, wrong: dict[str, Any])
         StoreCheckpoint(store, run="a", **wrong)
 
 
+def test_the_example_is_a_whole_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--epochs", "2"], ["--resume", "--epochs", "3"]):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "store"), *more])
+        example().main()
+    told = capsys.readouterr().out
+    assert "fit@30: loss" in told and "would drop" in told
+    store = ckpt.Store(tmp_path / "store")
+    assert steps(store, "fit") == [5, 10, 15, 20, 25, 30] and store.checkpoint("fit@10").pinned
+
+
 def main(action: str, place: str) -> None:
     if action == "kill":
         example().train(place, 5, False, Kill())

@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import ckpt_store as ckpt
 from ckpt_store.transformers import StoreCallback
@@ -93,8 +93,21 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     store = ckpt.Store(tmp_path / "store", create=False)
     assert steps(store) == [3, 6]
     assert folders(tmp_path / "out") == ["checkpoint-6"]
-    resumed = train(tmp_path, resume=True if from_folder else ckpt.materialize(store, "tiny@latest"))
+    path = None if from_folder else Path(ckpt.materialize(store, "tiny@latest"))
+
+    class Look(TrainerCallback):
+        """Whether the copy from which it was resumed is still there, before each save and after it."""
+
+        def __init__(self) -> None:
+            self.seen: dict[int, bool] = {}
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.seen[state.global_step] = path is not None and path.exists()
+
+    look = Look()
+    resumed = train(tmp_path, resume=True if path is None else str(path), callbacks=[look])
     assert losses(resumed) == losses(whole)
+    assert look.seen == {step: path is not None and step < 10 for step in range(7, 13)}
     assert steps(store) == [3, 6, 9, 12]
     weights = store.load_tensors("tiny@12")
     for name, tensor in whole.model.state_dict().items():
@@ -249,6 +262,51 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     # What materialize gives is what from_pretrained takes, and all of it.
     _, info = GPT2LMHeadModel.from_pretrained(ckpt.materialize(store, "tiny@3"), output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+
+
+def event(hook: StoreCallback, name: str, out: Path, **state: Any) -> None:
+    """What Trainer tells its callbacks, for what would need a library or a server here."""
+    arguments = {"output_dir": str(out), "use_cpu": True, "report_to": []} | state.pop("arguments", {})
+    getattr(hook, name)(TrainingArguments(**arguments), TrainerState(**state), TrainerControl())
+
+
+def test_each_trial_of_a_search_has_a_run(tmp_path: Path) -> None:
+    hook = StoreCallback(tmp_path / "store", run="search")
+    for trial in ("run-0", "run-1"):
+        event(hook, "on_train_begin", tmp_path / "out", is_hyper_param_search=True)
+        for step in (2, 4):
+            folder = tmp_path / "out" / trial / f"checkpoint-{step}"
+            folder.mkdir(parents=True)
+            (folder / "model.bin").write_text(f"{trial} {step}")
+            event(hook, "on_save", tmp_path / "out", global_step=step, is_hyper_param_search=True)
+        assert folders(tmp_path / "out" / trial) == ["checkpoint-4"]
+    store = ckpt.Store(tmp_path / "store")
+    assert {run: steps(store, run) for run in store.runs()} == {"search/run-0": [2, 4], "search/run-1": [2, 4]}
+    assert store.open("search/run-1@2", "model.bin").read() == b"run-1 2"
+
+
+@pytest.mark.parametrize(("strategy", "left"), [("every_save", [4]), ("checkpoint", [2, 4]), ("all_checkpoints", [2, 4])])
+def test_a_folder_that_may_be_uploaded_is_left(tmp_path: Path, strategy: str, left: list[int]) -> None:
+    hook = StoreCallback(tmp_path / "store", run="a")
+    hub = {"push_to_hub": True, "hub_strategy": strategy}
+    event(hook, "on_train_begin", tmp_path / "out", arguments=hub)
+    for step in (2, 4):
+        (tmp_path / "out" / f"checkpoint-{step}").mkdir(parents=True)
+        event(hook, "on_save", tmp_path / "out", global_step=step, arguments=hub)
+    assert folders(tmp_path / "out") == [f"checkpoint-{step}" for step in left]
+    with pytest.raises(ckpt.NotFound, match="checkpoint-6"):
+        event(hook, "on_save", tmp_path / "out", global_step=6, arguments=hub)
+
+
+def test_the_example_is_a_whole_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = [str(tmp_path / "out"), str(tmp_path / "store")]
+    for more in ([], ["--resume", "--steps", "15"]):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *place, *more])
+        example().main()
+    told = capsys.readouterr().out
+    assert "tiny@15: eval_loss" in told and steps(ckpt.Store(place[1])) == [3, 6, 9, 12, 15]
 
 
 def ranks(action: str, tmp_path: Path) -> list[subprocess.CompletedProcess[str]]:
