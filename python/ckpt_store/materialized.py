@@ -127,8 +127,6 @@ def _is_there(store: Store, checkpoint: Checkpoint, path: Path) -> bool:
             while piece := there.read(_COMPARED_BYTES):
                 if stored.read(len(piece)) != piece:
                     return False
-            if stored.read(1):
-                return False
     return True
 
 

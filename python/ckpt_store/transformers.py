@@ -120,7 +120,18 @@ class StoreCallback(TrainerCallback):
         self._steps.begin(store, self._run, state.global_step, resume)
         if self._deletes and _uploads_folders(args):
             _log.warning("folders are uploaded to the Hub while the training goes on: they are left where they are")
+        self._store_what_a_kill_left(args, state)
         return self._best_brought_back(args, state)
+
+    def _store_what_a_kill_left(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Trainer resumed from a folder that it had written, and the process was killed before the store had it."""
+        path = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+        if state.global_step == 0 or not path.is_dir() or (path / _NOTE).exists():
+            return
+        try:
+            self._store().checkpoint(f"{self._run}@{state.global_step}")
+        except NotFound:
+            self._put(self._folder(args, state, since=0))
 
     def _best_brought_back(self, args: TrainingArguments, state: TrainerState) -> str | None:
         """Trainer loads the best model from its folder, and forgets one that is not there, as on another machine."""
@@ -144,14 +155,14 @@ class StoreCallback(TrainerCallback):
         return str(folder)
 
     def _save(self, args: TrainingArguments, state: TrainerState) -> None:
-        folder = self._folder(args, state)
+        folder = self._folder(args, state, self._saved_step)
         (folder.path / _NOTE).unlink(missing_ok=True)
         self._store_waiting()
         self._saved_step = state.global_step
         if self._put(folder) and self._deletes and not _uploads_folders(args):
             self._remove_older(folder.path, state.best_model_checkpoint)
 
-    def _folder(self, args: TrainingArguments, state: TrainerState) -> _Folder:
+    def _folder(self, args: TrainingArguments, state: TrainerState, since: int) -> _Folder:
         name = f"checkpoint-{state.global_step}"
         path = Path(str(args.output_dir), name)
         if state.is_hyper_param_search:
@@ -161,7 +172,7 @@ class StoreCallback(TrainerCallback):
         if not path.is_dir():
             raise NotFound(f"{path}, which Trainer saved, is not there: a callback before StoreCallback took it away")
         run = f"{self._run}/{path.parent.name}" if state.is_hyper_param_search else self._run
-        metrics = _metrics(state, self._saved_step)
+        metrics = _metrics(state, since)
         meta = {"epoch": state.epoch, "best_metric": state.best_metric}
         meta["best_step"] = getattr(state, "best_global_step", None)
         told = {key: str(value) for key, value in meta.items() if value is not None}

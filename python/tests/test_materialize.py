@@ -136,23 +136,40 @@ def test_what_a_kill_left_goes_with_the_next_and_is_not_trusted(store: ckpt.Stor
 
 def test_a_forked_child_leaves_it_alone(store: ckpt.Store) -> None:
     script = """
-import os, sys, ckpt_store
+import os, sys, time, ckpt_store
+from ckpt_store.materialized import materialized
+parent = os.getpid()
 path = ckpt_store.materialize(sys.argv[1], "a@500")
 child = os.fork()
 if child == 0:
     sys.exit(0)  # With what Python does at its end.
 assert os.waitpid(child, 0)[1] == 0
 assert os.path.isdir(path)
+try:
+    with materialized(sys.argv[1], "file@3") as file:
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)  # Out of the block.
+        assert os.waitpid(child, 0)[1] == 0
+        assert file.exists()
+except SystemExit:
+    os._exit(0)
+told, tell = os.pipe()
 child = os.fork()
 if child == 0:
+    # One that asks for it has it in its own right, also when its parent is gone.
     assert ckpt_store.materialize(sys.argv[1], "a@500") == path
+    os.write(tell, b"x")
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    print("there" if os.path.isdir(path) else "gone")
     sys.exit(0)
-assert os.waitpid(child, 0)[1] == 0
-assert os.path.isdir(path)
-print("parent")
+os.read(told, 1)
 """
+    # Its output ends when the grandchild's does.
     done = subprocess.run([sys.executable, "-c", script, store.path], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "parent\n", done.stderr
+    assert done.returncode == 0 and done.stdout == "there\n", done.stderr
     assert beside(store) == []
 
 

@@ -180,6 +180,18 @@ def test_only_what_the_store_has_is_removed(tmp_path: Path) -> None:
     assert "checkpoint-12" in folders(out) and "checkpoint-15" in folders(out)
 
 
+def test_a_folder_that_was_written_but_not_stored_is_not_lost(tmp_path: Path) -> None:
+    """The process was killed in between, and the training goes on from the folder."""
+    train(tmp_path, 6)
+    store = ckpt.Store(tmp_path / "store")
+    metrics = store.checkpoint("tiny@6").metrics
+    store.rm("tiny@6")
+    (tmp_path / "out" / "checkpoint-6" / "ckpt-store.json").unlink()
+    train(tmp_path, 9, True)
+    assert steps(store) == [3, 6, 9] and store.checkpoint("tiny@6").metrics == metrics
+    assert folders(tmp_path / "out") == ["checkpoint-9"]
+
+
 def test_delete_source_false_leaves_the_folders_to_trainer(tmp_path: Path) -> None:
     train(tmp_path, hook={"delete_source": False}, save_total_limit=3, save_only_model=True)
     assert folders(tmp_path / "out") == ["checkpoint-6", "checkpoint-9", "checkpoint-12"]
