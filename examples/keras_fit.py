@@ -79,7 +79,7 @@ def main() -> None:
     # One that is to stay whatever happens, and then what retention would drop: the last 3 and the best 2 stay as well.
     store.pin(f"fit@{STEPS_IN_EPOCH}")
     plan = store.gc(run="fit", keep_last=3, keep_best=2, metric="loss", mode="min", dry_run=True)
-    print(f"retention would drop {len(plan['dropped'])} checkpoints and keep {len(plan['kept'])}")
+    print(f"retention would drop {len(plan.dropped)} checkpoints and keep {len(plan.kept)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .errors import NoSpace, Unavailable
 from .store import Store
 
 # Left free on the disk beside what is written, for the directories and the file system's own tables.
-_ROOM_BYTES = 16 << 20
+_ROOM_BYTES = 64 << 10
 # How long others are waited for that hold a directory whose content somebody removed; then a private one is made.
 _PATIENCE_SECS = 5.0
 
@@ -177,8 +177,9 @@ def _fill(held: Held, lock: int, needs_bytes: int, fill: Callable[[Path], Path])
     remove(held.directory)
     room = os.statvfs(held.directory.parent)
     free = room.f_bavail * room.f_frsize
-    if needs_bytes and needs_bytes + _ROOM_BYTES > free:
-        error = NoSpace(f"{needs_bytes} bytes are needed for a while in {held.directory.parent}, and {free} are free")
+    if needs_bytes and needs_bytes + needs_bytes // 64 + _ROOM_BYTES > free:
+        room_told = f"{needs_bytes / 1e6:.2f} MB are needed for a while, and {free / 1e6:.2f} MB are free"
+        error = NoSpace(f"no room left in {held.directory.parent}: {room_told}")
         error.needs_bytes, error.free_bytes = needs_bytes, free
         raise error
     held.directory.mkdir(0o700)

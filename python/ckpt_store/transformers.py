@@ -46,9 +46,10 @@ class StoreCallback(TrainerCallback):
     folder, and the best, if Trainer keeps track of one. Nothing is removed while folders are uploaded to the Hub
     (``hub_strategy`` ``checkpoint`` or ``all_checkpoints``).
 
-    To resume from the store: ``trainer.train(resume_from_checkpoint=ckpt.materialize(store, "a@latest"))``; the copy that
-    this makes goes away at the first save. Steps that a resumed training goes over again take the place of the stored
-    ones. A training from step 0 in a run that has checkpoints raises Exists before it begins, unless ``replace=True``.
+    To resume from the store: ``trainer.train(resume_from_checkpoint=ckpt.materialize(store, "a@latest"))``; the copy
+    that this makes goes away at the first save. Steps that a resumed training goes over again take the place of the
+    stored ones. A training from step 0 in a run that has checkpoints raises Exists before it begins, unless
+    ``replace=True``.
 
     Metrics are the ``eval_`` numbers of that very step and the last ``loss`` that was logged since the checkpoint
     before; ``epoch``, ``best_metric`` and ``best_step`` are in the metadata. In a hyperparameter search the trial's

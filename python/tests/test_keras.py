@@ -1,4 +1,4 @@
-"""StoreCheckpoint in real trainings: killed and resumed, what ModelCheckpoint's arguments mean, retention, a full disk."""
+"""StoreCheckpoint in real trainings: killed and resumed, ModelCheckpoint's arguments, retention, a full disk."""
 
 from __future__ import annotations
 

@@ -83,13 +83,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return trainer
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one leaves that was killed at step 8."""
+    place = tmp_path_factory.mktemp("killed")
+    done = subprocess.run([sys.executable, __file__, "kill", str(place), "8"], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return place
+
+
 @pytest.mark.parametrize("from_folder", [False, True])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, whole: Trainer, from_folder: bool
+    tmp_path: Path, whole: Trainer, killed: Path, from_folder: bool
 ) -> None:
-    arguments = [sys.executable, __file__, "kill", str(tmp_path), "8"]
-    killed = subprocess.run(arguments, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     store = ckpt.Store(tmp_path / "store", create=False)
     assert steps(store) == [3, 6]
     assert folders(tmp_path / "out") == ["checkpoint-6"]
@@ -121,7 +128,7 @@ def test_metrics_and_metadata_are_those_of_the_step(tmp_path: Path) -> None:
     store = ckpt.Store(tmp_path / "store")
     logged = losses(trainer)
     third, sixth = store.checkpoint("tiny@3"), store.checkpoint("tiny@6")
-    # No evaluation and no loss is of step 3 itself: the loss is that of step 2, the evaluation would be of other weights.
+    # No evaluation and no loss is of step 3 itself: the loss is step 2's, the evaluation would be of other weights.
     assert third.metrics == {"loss": logged[2][0]}
     assert sixth.metrics == {"loss": logged[6][0], "eval_loss": logged[6][2]}
     assert store.best("tiny", "eval_loss") == sixth
@@ -297,7 +304,9 @@ def test_each_trial_of_a_search_has_a_run(tmp_path: Path) -> None:
     assert store.open("search/run-1@2", "model.bin").read() == b"run-1 2"
 
 
-@pytest.mark.parametrize(("strategy", "left"), [("every_save", [4]), ("checkpoint", [2, 4]), ("all_checkpoints", [2, 4])])
+@pytest.mark.parametrize(
+    ("strategy", "left"), [("every_save", [4]), ("checkpoint", [2, 4]), ("all_checkpoints", [2, 4])]
+)
 def test_a_folder_that_may_be_uploaded_is_left(tmp_path: Path, strategy: str, left: list[int]) -> None:
     hook = StoreCallback(tmp_path / "store", run="a")
     hub = {"push_to_hub": True, "hub_strategy": strategy}
