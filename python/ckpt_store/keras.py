@@ -25,7 +25,7 @@ _MODEL = "model.keras"
 _WEIGHTS = "model.weights.h5"
 
 
-class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
     """Stores the model, or its weights, after every epoch or every so many batches, as
     ``keras.callbacks.ModelCheckpoint`` saves it.
 

@@ -33,7 +33,7 @@ _REMOVING = ".ckpt-removing-"
 _TIMES = ("_runtime", "_per_second", "_time")
 
 
-class StoreCallback(TrainerCallback):
+class StoreCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Stores each ``checkpoint-N`` folder as soon as Trainer has written it, with step and metrics.
 
         Trainer(..., callbacks=[StoreCallback("runs/store", run="a")])

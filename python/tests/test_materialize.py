@@ -194,7 +194,7 @@ def test_without_room_beside_the_store_it_goes_elsewhere_or_says_so(
     full = {str(store.path.parent)}
     real = os.statvfs
     monkeypatch.setattr(
-        _scratch.os, "statvfs", lambda path: room(0, 1) if any(str(path).startswith(one) for one in full) else real(path)
+        _scratch.os, "statvfs", lambda path: room(0, 1) if any(str(path).startswith(f) for f in full) else real(path)
     )
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(_scratch.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
