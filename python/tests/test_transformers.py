@@ -319,6 +319,19 @@ def test_a_folder_that_may_be_uploaded_is_left(tmp_path: Path, strategy: str, le
         event(hook, "on_save", tmp_path / "out", global_step=6, arguments=hub)
 
 
+def test_a_training_that_begins_again_by_itself_goes_over_its_own_steps(tmp_path: Path) -> None:
+    """As with ``auto_find_batch_size``, which starts from step 0 once more when the memory did not suffice."""
+    hook = StoreCallback(tmp_path / "store", run="a")
+    for text in ("first", "second"):
+        event(hook, "on_train_begin", tmp_path / "out")
+        (tmp_path / "out" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / "checkpoint-2" / "model.bin").write_text(text)
+        event(hook, "on_save", tmp_path / "out", global_step=2)
+    store = ckpt.Store(tmp_path / "store")
+    assert steps(store, "a") == [2] and store.open("a@2", "model.bin").read() == b"second"
+    assert [file.path for file in store.files("a@2")] == ["model.bin"]
+
+
 def test_the_example_is_a_whole_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
