@@ -1,0 +1,132 @@
+"""A small training for the tests of the Lightning hook: a frozen part, a part that trains, and data that depend on the step alone.
+
+As a script it trains in a process of its own: ``lightning_training.py '{"root": ..., ...}'``; see :func:`main`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
+
+STEPS_PER_EPOCH = 4
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning")
+
+
+class Model(LightningModule):
+    """Frozen: 64 x 256 numbers (64 KiB). Trained, by Adam: 256 x 4."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        torch.manual_seed(7)
+        self.encoder = nn.Sequential(nn.Linear(64, width), nn.Tanh()).requires_grad_(False)
+        self.head = nn.Linear(width, 4)
+        self.losses: list[float] = []
+
+    def loss_at(self, step: int) -> torch.Tensor:
+        data = torch.randn(8, 64, generator=torch.Generator().manual_seed(step))
+        return (self.head(self.encoder(data)) - data[:, :4].sign()).square().mean()
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = self.loss_at(self.global_step)
+        self.losses.append(loss.item())
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        # The best is not the last.
+        self.log("val_loss", [0.125, 0.75, 0.25, 0.5][self.current_epoch % 4])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.head.parameters(), lr=0.01)
+
+    def train_dataloader(self) -> DataLoader[torch.Tensor]:
+        return DataLoader(torch.zeros(STEPS_PER_EPOCH, 1))  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[torch.Tensor]:
+        return DataLoader(torch.zeros(1, 1))  # type: ignore[arg-type]
+
+
+class KillAt(Callback):
+    """Ends the process after a step as kill -9 does, before anything is saved there."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def trainer_of(root: str | Path, *, plugins: Any = None, callbacks: Any = (), **arguments: Any) -> Trainer:
+    """A Trainer without talk."""
+    arguments = {"max_steps": 12, "accelerator": "cpu", "devices": 1, **arguments}
+    return Trainer(
+        default_root_dir=str(root),
+        plugins=plugins,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **arguments,
+    )
+
+
+def uninterrupted() -> list[float]:
+    """The losses of twelve steps in one go, without a store."""
+    model = Model()
+    trainer_of(".").fit(model)
+    assert len(set(model.losses)) == 12
+    return model.losses
+
+
+def main(told: dict[str, Any]) -> Model:
+    """Trains as told: root, store, steps, every, resume, kill_at, kill_before_stub, strategy, devices, out."""
+    from ckpt_store import stub_files
+    from ckpt_store.lightning import AsyncStoreCheckpointIO, StoreCheckpointIO
+
+    if told.get("kill_before_stub"):
+        write = stub_files.write
+
+        def killing(place: Any, stub: Any) -> None:
+            if stub.step == told["kill_before_stub"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(place, stub)
+
+        stub_files.write = killing
+    keeper = (AsyncStoreCheckpointIO if told.get("asynchronous") else StoreCheckpointIO)(told["store"], run="a")
+    saving = ModelCheckpoint(dirpath=f"{told['root']}/ckpts", every_n_train_steps=told.get("every", 2), save_top_k=-1)
+    callbacks: list[Callback] = [saving]
+    if told.get("kill_at"):
+        callbacks.append(KillAt(told["kill_at"]))
+    model = Model()
+    trainer = trainer_of(
+        told["root"],
+        plugins=[keeper],
+        callbacks=callbacks,
+        max_steps=told.get("steps", 12),
+        strategy=told.get("strategy", "auto"),
+        devices=told.get("devices", 1),
+    )
+    trainer.fit(model, ckpt_path=told.get("resume"))
+    Path(f"{told['out']}.{trainer.global_rank}").write_text(json.dumps(model.losses))
+    return model
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
