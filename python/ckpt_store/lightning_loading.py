@@ -61,8 +61,7 @@ def resolved(place: Place, stub: Stub | None, own: Store | None) -> tuple[Store,
         except NotFound:
             pass
     path = stub_files.local(place)
-    others = [] if path is None else stub.stores(Path(os.path.realpath(path)).parent)
-    for other in others:
+    for other in stub.stores(None if path is None else Path(os.path.realpath(path)).parent):
         if own is not None and other == Path(own.path):
             continue
         try:

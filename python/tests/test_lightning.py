@@ -137,7 +137,7 @@ def test_resuming_from_anything(tmp_path: Path, curve: list[float]) -> None:
         plain.write_bytes(file.read())
     stub = savers[0].best_model_path
     store.tag("a@6", "good")
-    for resume in (stub, Path(stub), f"{tmp_path}/x/last.ckpt", "a@latest", "a", "a@6", "a@good", store.checkpoint("a").id, plain):
+    for resume in (stub, Path(stub), f"{tmp_path}/x/last.ckpt", "a@latest", "a", "a@6", "a@good", "a@best:train_loss", store.checkpoint("a").id, plain):
         trainer, model = fit(tmp_path, keeper, [], resume, max_steps=8)
         assert model.losses == curve[6:8], resume
     with pytest.raises(FileNotFoundError, match="a@7.*no such checkpoint"):

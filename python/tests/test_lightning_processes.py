@@ -64,3 +64,15 @@ def test_two_ranks(tmp_path: Path, curve: list[float]) -> None:
     assert [held.step for held in store.checkpoints()] == [2, 4, 6, 8]
     for rank in range(2):
         assert json.loads((tmp_path / f"losses.{rank}").read_text()) == pytest.approx(curve[4:8])
+
+
+def test_the_example(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(ckpt_store.__file__).parent.parent)}
+    for resume, checkpoints in (([], 8), (["a@latest"], 12)):
+        command = [sys.executable, str(HERE.parent.parent / "examples" / "lightning_frozen_encoder.py"), *resume]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        assert f"{checkpoints} checkpoints of" in done.stdout and "width 256" in done.stdout
+    held = Store(tmp_path / "runs" / "store", create=False).checkpoints("a")
+    assert len(held) == 12 and sum(one.added_bytes for one in held) < 0.2 * sum(one.logical_bytes for one in held)
+    assert (tmp_path / "runs" / "a" / "last.ckpt").is_symlink()
