@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from abc import ABC
 from datetime import timedelta
@@ -164,9 +165,11 @@ def test_removing(tmp_path: Path) -> None:
     store.pin("a@0")
     store.tag("a@1", "paper")
     shutil.copy(paths[2], tmp_path / "copy.ckpt")
-    (tmp_path / "link.ckpt").symlink_to("4.ckpt")
-    keeper.remove_checkpoint(tmp_path / "link.ckpt")
-    assert paths[4].exists()
+    (tmp_path / "links").mkdir()
+    for link, target in ((tmp_path / "link.ckpt", "4.ckpt"), (tmp_path / "links" / "last.ckpt", "../4.ckpt")):
+        link.symlink_to(target)
+        keeper.remove_checkpoint(link)
+        assert not link.is_symlink() and paths[4].exists()
     for path in paths[:4]:
         keeper.remove_checkpoint(path)
         assert not path.exists()
@@ -331,6 +334,41 @@ def test_asynchronous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert sum(held.step == 9 for held in store.checkpoints()) == 2
 
 
+class Slow(Store):
+    """Its asynchronous saves end when ``go`` is set."""
+
+    go = threading.Event()
+
+    def save_async(self, obj: Any, **named: Any) -> Any:
+        handle = super().save_async(obj, **named)
+        return types.SimpleNamespace(result=lambda: self.go.wait(60) and handle.result())
+
+
+def test_nothing_goes_before_what_replaces_it_is_safe(tmp_path: Path) -> None:
+    store = Slow(tmp_path / "store")
+    keeper = AsyncStoreCheckpointIO(store, run="a", gc_every=None)
+    store.go.set()
+    keeper.save_checkpoint(state(1), tmp_path / "1.ckpt")
+    keeper.teardown()
+    store.go.clear()
+    keeper.save_checkpoint(state(2), tmp_path / "2.ckpt")
+    keeper.save_checkpoint(state(3), tmp_path / "1.ckpt")
+    keeper.remove_checkpoint(tmp_path / "2.ckpt")
+    assert stub_files.read(tmp_path / "1.ckpt").step == 1 and store.checkpoint("a@1")  # type: ignore[union-attr]
+    # Two copies of a state are enough: a third save waits for the first.
+    third = threading.Thread(target=keeper.save_checkpoint, args=(state(4), tmp_path / "4.ckpt"))
+    third.start()
+    third.join(0.3)
+    assert third.is_alive()
+    with pytest.raises(ckpt_store.Busy):
+        pickle.dumps(keeper)
+    store.go.set()
+    third.join(60)
+    keeper.teardown()
+    assert [held.step for held in store.checkpoints("a")] == [3, 4]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["1.ckpt", "4.ckpt"]
+
+
 def test_lightnings_own_wrapper(tmp_path: Path, curve: list[float]) -> None:
     store = Store(tmp_path / "store")
     keeper = AsyncCheckpointIO(StoreCheckpointIO(store, run="a"))
@@ -462,6 +500,7 @@ def test_for_both_packages_and_spawned_ranks(tmp_path: Path, monkeypatch: pytest
         keeper.save_checkpoint(state(5), tmp_path / "5.ckpt")
         keeper.teardown()
         again = pickle.loads(pickle.dumps(keeper))
+        assert again._opened is None
         assert again.load_checkpoint(tmp_path / "5.ckpt")["global_step"] == 5
     with pytest.raises(ckpt_store.Invalid, match="on_no_space"):
         StoreCheckpointIO(tmp_path / "store", on_no_space="ignore")  # type: ignore[arg-type]
@@ -469,6 +508,20 @@ def test_for_both_packages_and_spawned_ranks(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").write_text("x")
     with pytest.raises(ckpt_store.CkptError):
         StoreCheckpointIO(tmp_path / "file")
+
+
+def test_numbers_are_what_was_logged() -> None:
+    # A float32 has no more digits than it needs, and is the same number when it is one again.
+    for text in ("0.1", "2.670884", "1.0000001", "1e-07", "16777216.0", "0.0", "-3.25", "inf"):
+        value = torch.tensor(float(text))
+        assert repr(lightning_facts.number(value)) == text
+    assert lightning_facts.number(torch.tensor(0.1, dtype=torch.float64)) == 0.1
+    assert lightning_facts.number(torch.tensor([1 / 3], dtype=torch.bfloat16)) == 0.333984
+    assert lightning_facts.number(torch.tensor(7)) == 7.0
+    assert lightning_facts.number(2.670883893966675) == 2.670883893966675
+    assert str(lightning_facts.number(torch.tensor(float("nan")))) == "nan"
+    for other in (True, "1", None, torch.zeros(2), torch.tensor(1j)):
+        assert lightning_facts.number(other) is None
 
 
 def test_unpickling_what_asks_for_more(tmp_path: Path) -> None:
