@@ -1,4 +1,5 @@
-"""A small training for the tests of the Lightning hook: a frozen part, a part that trains, and data that depend on the step alone.
+"""A small training for the tests of the Lightning hook: a frozen part, a part that trains, and data that depend on the
+step alone.
 
 As a script it trains in a process of its own: ``lightning_training.py '{"root": ..., ...}'``; see :func:`main`.
 """
@@ -97,8 +98,7 @@ def uninterrupted() -> list[float]:
 
 def main(told: dict[str, Any]) -> Model:
     """Trains as told: root, store, steps, every, resume, kill_at, kill_before_stub, strategy, devices, out."""
-    from ckpt_store import stub_files
-    from ckpt_store.lightning import AsyncStoreCheckpointIO, StoreCheckpointIO
+    from ckpt_store.lightning import AsyncStoreCheckpointIO, StoreCheckpointIO, stub_files
 
     if told.get("kill_before_stub"):
         write = stub_files.write

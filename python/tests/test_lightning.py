@@ -1,4 +1,5 @@
-"""The Lightning hook, in real trainings: what ModelCheckpoint leaves, resuming, being killed, two ranks, a full disk."""
+"""The Lightning hook, in real trainings: what ModelCheckpoint leaves, resuming, being killed, two ranks, a full
+disk."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ torch = pytest.importorskip("torch")
 fsspec = pytest.importorskip("fsspec")
 
 import ckpt_store
-from ckpt_store import NoSpace, NotFound, Store, lightning_facts, stub_files
+from ckpt_store import NoSpace, NotFound, Store
 from ckpt_store.lightning import AsyncStoreCheckpointIO, StoreCheckpointIO, load_from_checkpoint, open_checkpoint
-from ckpt_store.stub import BYTES_MAX, Stub
+from ckpt_store.lightning import facts as lightning_facts, stub_files
+from ckpt_store.lightning.stub import BYTES_MAX, Stub
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -123,7 +125,8 @@ def test_what_the_store_tells_of_a_training(tmp_path: Path) -> None:
     assert best and stub_files.read(savers[0].best_model_path).id == best.id  # type: ignore[union-attr]
     # Where the Trainer is out of reach, as in another thread, what ModelCheckpoint wrote down remains.
     dumped = trainer._checkpoint_connector.dump_checkpoint()
-    assert lightning_facts.metrics_of(dumped, savers[0].best_model_path, None) == {"val_loss": pytest.approx(scores[Path(savers[0].best_model_path).name])}
+    path = savers[0].best_model_path
+    assert lightning_facts.metrics_of(dumped, path, None) == {"val_loss": pytest.approx(scores[Path(path).name])}
     assert lightning_facts.metrics_of(dumped, tmp_path / "elsewhere.ckpt", None) == {}
 
 
@@ -138,7 +141,8 @@ def test_resuming_from_anything(tmp_path: Path, curve: list[float]) -> None:
         plain.write_bytes(file.read())
     stub = savers[0].best_model_path
     store.tag("a@6", "good")
-    for resume in (stub, Path(stub), f"{tmp_path}/x/last.ckpt", "a@latest", "a", "a@6", "a@good", "a@best:train_loss", store.checkpoint("a").id, plain):
+    refs = ["a@latest", "a", "a@6", "a@good", "a@best:train_loss", store.checkpoint("a").id]
+    for resume in (stub, Path(stub), f"{tmp_path}/x/last.ckpt", *refs, plain):
         trainer, model = fit(tmp_path, keeper, [], resume, max_steps=8)
         assert model.losses == curve[6:8], resume
     with pytest.raises(FileNotFoundError, match="a@7.*no such checkpoint"):
@@ -153,7 +157,8 @@ def test_resuming_from_anything(tmp_path: Path, curve: list[float]) -> None:
 
 
 def state(step: int = 1, value: float = 0.0, **more: Any) -> dict[str, Any]:
-    return {"global_step": step, "epoch": 0, "pytorch-lightning_version": "2.6.6", "state_dict": {"w": torch.full((9000,), value)}, **more}
+    weights = {"w": torch.full((9000,), value)}
+    return {"global_step": step, "epoch": 0, "pytorch-lightning_version": "2.6.6", "state_dict": weights, **more}
 
 
 def test_removing(tmp_path: Path) -> None:
@@ -256,7 +261,8 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture, curve: li
 
     at = {1}
     model, savers = Filling(), [saver(tmp_path / "y", save_top_k=1, save_last=True)]
-    trainer = trainer_of(tmp_path, plugins=[StoreCheckpointIO(store, run="b", on_no_space="warn")], callbacks=savers, max_epochs=2, max_steps=-1)
+    plugins = [StoreCheckpointIO(store, run="b", on_no_space="warn")]
+    trainer = trainer_of(tmp_path, plugins=plugins, callbacks=savers, max_epochs=2, max_steps=-1)
     trainer.fit(model)
     assert model.losses == curve[:8]
     assert "y/epoch=1-step=8.ckpt was not saved, and the training goes on" in caplog.text
@@ -264,12 +270,12 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture, curve: li
     assert [held.step for held in store.checkpoints("b")] == [4]
     assert sorted(tree(tmp_path / "y")) == ["epoch=0-step=4.ckpt", "last.ckpt"]
     model = Filling()
-    trainer = trainer_of(tmp_path, plugins=[StoreCheckpointIO(store, run="b", on_no_space="warn")], max_epochs=2, max_steps=-1)
+    trainer = trainer_of(tmp_path, plugins=plugins, max_epochs=2, max_steps=-1)
     trainer.fit(model, ckpt_path=str(tmp_path / "y" / "last.ckpt"))
     assert model.losses == curve[4:8]
 
 
-def test_a_disk_too_full_for_the_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_too_full_for_the_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, real = Store(tmp_path / "store"), os.fsync
 
     def full(number: int) -> None:
@@ -330,7 +336,8 @@ def test_asynchronous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("best-9.ckpt", "last.ckpt", "last.ckpt"):
         tolerant.save_checkpoint(state(9, name=name), tmp_path / name)
     tolerant.teardown()
-    assert [tolerant.load_checkpoint(tmp_path / name)["name"] for name in ("best-9.ckpt", "last.ckpt")] == ["best-9.ckpt", "last.ckpt"]
+    for name in ("best-9.ckpt", "last.ckpt"):
+        assert tolerant.load_checkpoint(tmp_path / name)["name"] == name
     assert sum(held.step == 9 for held in store.checkpoints()) == 2
 
 
@@ -389,7 +396,7 @@ def test_what_others_make_of_a_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert held.metrics["f1"] == 0.5 and held.metrics["train_loss"] > 0 and held.step == 4
     with pytest.raises(TypeError, match="storage_options"):
         trainer.save_checkpoint(path, storage_options={"speed": 3})
-    words = r"THIS FILE IS A STUB AND NOT DAMAGED\. Its checkpoint, a@4, is in the store .*of many/store\. To load it: ckpt_store"
+    words = r"THIS FILE IS A STUB AND NOT DAMAGED\. Its checkpoint, a@4, is in the store .*of many/store\. To load it: "
     for arguments in ({}, {"weights_only": False}, {"weights_only": True, "map_location": "cpu"}, {"mmap": True}):
         with pytest.raises(RuntimeError, match=words):
             torch.load(path, **arguments)
@@ -402,7 +409,7 @@ def test_what_others_make_of_a_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     for loaded in (load_from_checkpoint(Model, path), load_from_checkpoint(Model, "a@4", store=keeper.store)):
         assert isinstance(loaded, Model) and loaded.hparams["width"] == 256
-        assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
+        assert same(dict(loaded.state_dict()), dict(model.state_dict()), "", "")
 
     class Other(Model):
         def __init__(self, width: int = 256) -> None:
@@ -417,7 +424,8 @@ def test_what_others_make_of_a_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(FileNotFoundError, match="in which store"):
         load_from_checkpoint(Model, "a@4")
     if ckpt:
-        done = subprocess.run(command.replace("ckpt", ckpt, 1), shell=True, cwd=path.parent, capture_output=True, text=True)
+        command = command.replace("ckpt", ckpt, 1)
+        done = subprocess.run(command, shell=True, cwd=path.parent, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert Model.load_from_checkpoint(path).hparams["width"] == 256
         assert load_from_checkpoint(Model, path).hparams["width"] == 256
@@ -516,7 +524,7 @@ def test_numbers_are_what_was_logged() -> None:
         value = torch.tensor(float(text))
         assert repr(lightning_facts.number(value)) == text
     assert lightning_facts.number(torch.tensor(0.1, dtype=torch.float64)) == 0.1
-    assert lightning_facts.number(torch.tensor([1 / 3], dtype=torch.bfloat16)) == 0.333984
+    assert lightning_facts.number(torch.tensor([1 / 3], dtype=torch.bfloat16)) == 0.33398438
     assert lightning_facts.number(torch.tensor(7)) == 7.0
     assert lightning_facts.number(2.670883893966675) == 2.670883893966675
     assert str(lightning_facts.number(torch.tensor(float("nan")))) == "nan"

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("lightning")
 
 import ckpt_store
-from ckpt_store import Store, stub_files
+from ckpt_store import Store
+from ckpt_store.lightning import stub_files
 
 from lightning_training import main, uninterrupted
 

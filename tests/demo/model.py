@@ -1,7 +1,7 @@
 """What the demo trains: a real pretrained encoder, and texts to tell apart. Never trains or saves.
 
-The encoder is all-MiniLM-L6-v2 (22.7 M parameters, its weights come with a package), the text is the source of Python's own standard
-library, and the task is to tell from a few words which module they come from.
+The encoder is all-MiniLM-L6-v2 (22.7 M parameters, its weights come with a package), the text is the source of Python's
+own standard library, and the task is to tell from a few words which module they come from.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A PyTorch Lightning training of a small head on a frozen pretrained encoder, its checkpoints in a store.
 
-usage: train.py train STEPS EVERY [--resume REF] [--die-at STEP]   trains up to STEPS, validates and saves at every EVERY
-       train.py check FILE...                                      loads checkpoints and says whether they are what was saved
+usage: train.py train STEPS EVERY [--resume REF] [--die-at STEP]    trains up to STEPS, saves at every EVERY
+       train.py check FILE...                                       loads checkpoints: are they what was saved?
 
-What is measured is put down in the file ``saved.jsonl``, a line for each checkpoint. Everything is in the current directory.
+What is measured is put down in the file ``saved.jsonl``, a line for each checkpoint. All is in the current directory.
 """
 
 from __future__ import annotations

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from . import stub_files
-from .checkpoint import Checkpoint
-from .errors import CkptError, Invalid, NotFound
-from .store import Store
+from ..checkpoint import Checkpoint
+from ..errors import CkptError, Invalid, NotFound
+from ..store import Store
 from .stub import Stub
 from .stub_files import Place
 
 M = TypeVar("M")
 
 
-def load_from_checkpoint(module: type[M], checkpoint: Place, *, store: Store | Place | None = None, **arguments: Any) -> M:
+def load_from_checkpoint(
+    module: type[M], checkpoint: Place, *, store: Store | Place | None = None, **arguments: Any
+) -> M:
     """``module.load_from_checkpoint(checkpoint, ...)`` of a checkpoint in a store.
 
         model = load_from_checkpoint(Model, trainer.checkpoint_callback.best_model_path, strict=True)
@@ -26,14 +28,16 @@ def load_from_checkpoint(module: type[M], checkpoint: Place, *, store: Store | P
         module: The class of a ``LightningModule`` or a ``LightningDataModule``.
         checkpoint: A stub, a ref (with ``store``), or a plain checkpoint file.
         store: The store; a stub knows its own.
-        arguments: All that ``load_from_checkpoint`` takes: ``map_location``, ``strict``, ``weights_only``, hyperparameters.
+        arguments: All that ``load_from_checkpoint`` takes: ``map_location``, ``strict``, ``weights_only``,
+            hyperparameters.
     """
     with open_checkpoint(checkpoint, store=store) as file:
         return cast(M, cast(Any, module).load_from_checkpoint(file, **arguments))
 
 
 def open_checkpoint(checkpoint: Place, *, store: Store | Place | None = None) -> BinaryIO:
-    """The file that was saved, to be read: seekable, and as good as the real one for ``torch.load`` and ``load_from_checkpoint``.
+    """The file that was saved, to be read: seekable, and as good as the real one for ``torch.load`` and
+    ``load_from_checkpoint``.
 
     Raises:
         FileNotFoundError: There is no such file, and no such checkpoint in ``store``.
@@ -52,7 +56,8 @@ def open_checkpoint(checkpoint: Place, *, store: Store | Place | None = None) ->
 
 
 def resolved(place: Place, stub: Stub | None, own: Store | None) -> tuple[Store, Checkpoint]:
-    """The store and the checkpoint that ``stub`` names, which was found at ``place``; or, without one, that ``place`` names as a ref."""
+    """The store and the checkpoint that ``stub`` names, which was found at ``place``; or, without one, that ``place``
+    names as a ref."""
     if stub is None:
         return _by_ref(os.fspath(place), own)
     if own is not None:
@@ -72,8 +77,8 @@ def resolved(place: Place, stub: Stub | None, own: Store | None) -> tuple[Store,
                 raise
     known = own.path if own is not None else stub.store
     raise NotFound(
-        f"{os.fspath(place)} is a stub of {stub.ref} ({stub.id}), which is not in the store {known}: it was dropped (by rm, by gc, "
-        "or when the step was saved again), or the store has been moved"
+        f"{os.fspath(place)} is a stub of {stub.ref} ({stub.id}), which is not in the store {known}: it was dropped "
+        "(by rm, by gc, or when the step was saved again), or the store has been moved"
     )
 
 
@@ -83,7 +88,8 @@ def _by_ref(ref: str, own: Store | None) -> tuple[Store, Checkpoint]:
     try:
         return own, own.checkpoint(ref)
     except (NotFound, Invalid) as error:
-        raise FileNotFoundError(f"there is no file {ref}, and no such checkpoint in the store {own.path}: {error}") from error
+        told = f"there is no file {ref}, and no such checkpoint in the store {own.path}: {error}"
+        raise FileNotFoundError(told) from error
 
 
 def weights_only_of(asked: bool | None) -> bool:

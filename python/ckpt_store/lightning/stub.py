@@ -1,8 +1,10 @@
-"""The small file that a hook leaves where a framework expects a checkpoint. Never opens a store, executes or imports anything.
+"""The small file that a hook leaves where a framework expects a checkpoint. Never opens a store, executes or imports
+anything.
 
-A stub is a zip as torch writes them, with three things in it: a description of where the checkpoint is (JSON), the same in words, and
-a pickle of 300 bytes whose only storage is a record that isn't there and that bears those words as its name. So ``torch.load`` of a
-stub fails, whatever its arguments, and the words stand in its error. The pickle names nothing but ``torch.FloatStorage``.
+A stub is a zip as torch writes them, with three things in it: a description of where the checkpoint is (JSON), the same
+in words, and a pickle of 300 bytes whose only storage is a record that isn't there and that bears those words as its
+name. So ``torch.load`` of a stub fails, whatever its arguments, and the words stand in its error. The pickle names
+nothing but ``torch.FloatStorage``.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Checkpoint
-from .errors import Invalid
+from ..checkpoint import Checkpoint
+from ..errors import Invalid
 
 BYTES_MAX = 65536
 """A longer file is no stub. Real ones have about 2,500 bytes, with the path of the store in them five times."""
@@ -45,7 +47,8 @@ class Stub:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, store: Path, file: str, beside: Path | None) -> Stub:
-        """The stub of a checkpoint in ``store``, to stand in the directory ``beside`` (``None``: on another machine)."""
+        """The stub of a checkpoint in ``store``, to stand in the directory ``beside`` (``None``: on another
+        machine)."""
         relative = ""
         if beside is not None:
             relative = os.path.relpath(os.path.realpath(store), os.path.realpath(beside))
@@ -63,11 +66,13 @@ class Stub:
         return (
             f"THIS FILE IS A STUB AND NOT DAMAGED. Its checkpoint, {self.ref}, is in the store {self.store}. "
             f"To load it: ckpt_store.lightning.load_from_checkpoint(MODULE, {self.file!r}), "
-            f"or ckpt_store.Store({self.store!r}).load({self.id!r}). To have the file itself in the place of this stub: {get}"
+            f"or ckpt_store.Store({self.store!r}).load({self.id!r}). "
+            f"To have the file itself in the place of this stub: {get}"
         )
 
     def stores(self, beside: Path | None) -> list[Path]:
-        """Paths at which the store may be, the likeliest first: both may have been moved together, or the stub alone."""
+        """Paths at which the store may be, the likeliest first: both may have been moved together, or the stub
+        alone."""
         found = [Path(self.store)]
         if beside is not None and self.relative:
             found.append(Path(os.path.normpath(Path(os.path.realpath(beside), self.relative))))
@@ -98,7 +103,8 @@ class Stub:
                 if about.compress_type != zipfile.ZIP_STORED or about.file_size > BYTES_MAX:
                     return None
                 told: Any = json.loads(archive.read(about))
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError, RuntimeError, RecursionError):
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
+        RecursionError):
             return None
         if not isinstance(told, dict) or told.get("ckpt_stub") != _FORMAT:
             return None

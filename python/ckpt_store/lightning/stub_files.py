@@ -101,7 +101,8 @@ def is_link(place: Place) -> bool:
 
 
 def named_beside(place: Place, checkpoint: str) -> bool:
-    """Whether another stub in the same directory names the checkpoint of this id: a copy, as of a link on some systems."""
+    """Whether another stub in the same directory names the checkpoint of this id: a copy, as of a link on some
+    systems."""
     if (path := local(place)) is not None:
         own = os.path.realpath(path)
         return any(stub.id == checkpoint for other, stub in _local_stubs(path.parent) if os.path.realpath(other) != own)

@@ -1,4 +1,5 @@
-"""What a Lightning checkpoint tells of itself: step, epoch, metrics, and a run for those who name none. Never changes it.
+"""What a Lightning checkpoint tells of itself: step, epoch, metrics, and a run for those who name none. Never changes
+it.
 
 Imports no framework: what it looks at was made by the one that runs.
 """
@@ -34,7 +35,8 @@ def step_of(checkpoint: Mapping[str, Any]) -> int | None:
 def metrics_of(checkpoint: Mapping[str, Any], place: Place, trainer: Any | None) -> dict[str, float]:
     """Every scalar that the Trainer has logged, else what its ModelCheckpoints wrote down for the file at ``place``.
 
-    A ModelCheckpoint's ``current_score`` is not used: it is the score of the last file that made the top k, which need not be this one.
+    A ModelCheckpoint's ``current_score`` is not used: it is the score of the last file that made the top k, which need
+    not be this one.
     """
     found: dict[str, float] = {}
     callbacks = checkpoint.get("callbacks")
@@ -53,7 +55,8 @@ def metrics_of(checkpoint: Mapping[str, Any], place: Place, trainer: Any | None)
 
 
 def _logged(trainer: Any) -> Mapping[str, Any]:
-    """With several ranks only what is computed already: to compute, all of them must take part, and one alone would wait for ever."""
+    """With several ranks only what is computed already: to compute, all of them must take part, and one alone would
+    wait for ever."""
     if trainer.world_size == 1:
         logged: Mapping[str, Any] = trainer.callback_metrics
         return logged
@@ -86,8 +89,8 @@ def number(value: Any) -> float | None:
 def caller() -> tuple[Any | None, Any | None]:
     """The strategy that is saving, and its Trainer; ``None`` when another thread saves for it.
 
-    A ``CheckpointIO`` is told neither of them, and the metrics are nowhere else. Only the frames of the callers are looked through, for
-    a ``self`` that is one of Lightning's strategies.
+    A ``CheckpointIO`` is told neither of them, and the metrics are nowhere else. Only the frames of the callers are
+    looked through, for a ``self`` that is one of Lightning's strategies.
     """
     kinds = tuple(sys.modules[name].Strategy for name in _STRATEGIES if name in sys.modules)
     frame = sys._getframe(1)
@@ -103,7 +106,8 @@ def caller() -> tuple[Any | None, Any | None]:
 
 
 def run_of(place: Place) -> str:
-    """The directory of the file, as seen from here, without Lightning's own ``checkpoints``: ``lightning_logs/version_3``.
+    """The directory of the file, as seen from here, without Lightning's own ``checkpoints``:
+    ``lightning_logs/version_3``.
 
     Of a directory elsewhere, its last two names.
     """
