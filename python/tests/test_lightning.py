@@ -26,6 +26,7 @@ from ckpt_store import NoSpace, NotFound, Store
 from ckpt_store.lightning import AsyncStoreCheckpointIO, StoreCheckpointIO, load_from_checkpoint, open_checkpoint
 from ckpt_store.lightning import facts as lightning_facts, stub_files
 from ckpt_store.lightning.stub import BYTES_MAX, Stub
+from lightning.fabric import Fabric
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -462,6 +463,18 @@ def test_stubs_elsewhere(tmp_path: Path) -> None:
     assert not fs.exists(f"{url}/last.ckpt") and keeper.load_checkpoint(f"{url}/copy.ckpt")["global_step"] == 8
     with pytest.raises(FileNotFoundError):
         keeper.load_checkpoint(f"{url}/none.ckpt")
+
+
+def test_fabric(tmp_path: Path) -> None:
+    keeper = StoreCheckpointIO(tmp_path / "store", run="a")
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[keeper])
+    model = torch.nn.Linear(3, 2)
+    fabric.save(tmp_path / "x" / "5.ckpt", {"model": model, "step": 5})
+    assert keeper.store.checkpoint("a@5").step == 5
+    other = {"model": torch.nn.Linear(3, 2), "step": 0}
+    for source in (tmp_path / "x" / "5.ckpt", "a@5"):
+        fabric.load(source, other)
+        assert other["step"] == 5 and same(dict(model.state_dict()), dict(other["model"].state_dict()), "", "")
 
 
 def test_runs_of_those_who_name_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@
     trainer = Trainer(plugins=[StoreCheckpointIO("runs/store", run="a")], callbacks=[ModelCheckpoint(save_top_k=-1)])
     trainer.fit(model, ckpt_path="a@latest")
 
-Where a checkpoint would be, a stub of 3 KB stands: ``ModelCheckpoint`` counts, links and removes stubs as it would the
+Where a checkpoint would be, a stub of 2 KB stands: ``ModelCheckpoint`` counts, links and removes stubs as it would the
 files. The same works with ``Fabric(plugins=[...])``. Both ``lightning`` and ``pytorch_lightning`` will do.
 """
 

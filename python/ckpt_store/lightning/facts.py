@@ -1,5 +1,4 @@
-"""What a Lightning checkpoint tells of itself: step, epoch, metrics, and a run for those who name none. Never changes
-it.
+"""What a Lightning checkpoint tells of itself: step, metrics, and a run for those who name none. Never changes it.
 
 Imports no framework: what it looks at was made by the one that runs.
 """

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from . import stub_files
 from ..checkpoint import Checkpoint
 from ..errors import CkptError, Invalid, NotFound
 from ..store import Store
+from . import stub_files
 from .stub import Stub
 from .stub_files import Place
 

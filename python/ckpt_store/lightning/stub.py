@@ -1,5 +1,4 @@
-"""The small file that a hook leaves where a framework expects a checkpoint. Never opens a store, executes or imports
-anything.
+"""The small file that stands where Lightning expects a checkpoint. Never opens a store, executes or imports anything.
 
 A stub is a zip as torch writes them, with three things in it: a description of where the checkpoint is (JSON), the same
 in words, and a pickle of 300 bytes whose only storage is a record that isn't there and that bears those words as its
@@ -23,7 +22,7 @@ from ..checkpoint import Checkpoint
 from ..errors import Invalid
 
 BYTES_MAX = 65536
-"""A longer file is no stub. Real ones have about 2,500 bytes, with the path of the store in them five times."""
+"""A longer file is no stub. Real ones have about 2,000 bytes, with the path of the store in them seven times."""
 _ABOUT, _WORDS, _PICKLE, _VERSION = "stub/ckpt.json", "stub/README.txt", "stub/data.pkl", "stub/version"
 _FORMAT = 1
 
