@@ -62,7 +62,7 @@ class StoreCheckpointIO(CheckpointIO):
             raise Invalid(f"gc_every is a number of checkpoints from 1, or None, not {gc_every!r}")
         register(type(self))
         self._opened = store if isinstance(store, Store) else None
-        self._path = Path(store.path if isinstance(store, Store) else os.path.abspath(os.fspath(store)))
+        self._path = Path(os.path.abspath(store.path if isinstance(store, Store) else os.fspath(store)))
         self._run = run
         self._on_no_space = on_no_space
         self._drop_removed = drop_removed
