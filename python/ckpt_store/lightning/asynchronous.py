@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
 from ..errors import Busy
@@ -16,17 +16,14 @@ from .stub_files import Place
 
 log = logging.getLogger("ckpt_store")
 
-# Two: a ModelCheckpoint saves a step twice when it keeps "last" too. Each is a copy of the whole state in memory.
-_SAVES_IN_FLIGHT_MAX = 2
-
 
 class AsyncStoreCheckpointIO(StoreCheckpointIO):
     """The same, but a save returns once the tensors are copied; hashing, compressing and writing go on beside the
     training.
 
-    The stub appears when its checkpoint is durable, and what ``ModelCheckpoint`` removes is dropped after what was
-    saved before. What fails is raised by the next save, or when the training ends, which waits for everything. At most
-    two saves are in flight: a third waits, so that copies don't fill the memory.
+    The stub appears when its checkpoint is durable, and what ``ModelCheckpoint`` removes is dropped after what was saved
+    before. What fails is raised by the next save, or when the training ends, which waits for everything. One save is
+    under way at a time, in one copy of the state; the next one waits for it.
     """
 
     def __init__(
@@ -41,29 +38,19 @@ class AsyncStoreCheckpointIO(StoreCheckpointIO):
         super().__init__(store, run, on_no_space=on_no_space, drop_removed=drop_removed, gc_every=gc_every)
         self._thread: ThreadPoolExecutor | None = None
         self._jobs: deque[Future[None]] = deque()
-        self._saves: deque[Future[None]] = deque()
+        self._saving: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Place, storage_options: Any | None = None) -> None:
         """Copies a checkpoint and returns. Raises what an earlier save failed by."""
-        while sum(not save.done() for save in self._saves) >= _SAVES_IN_FLIGHT_MAX:
-            wait([save for save in self._saves if not save.done()], return_when=FIRST_COMPLETED)
+        if self._saving is not None:
+            wait([self._saving])
         self._raise()
-        self._saves = deque(save for save in self._saves if not save.done())
         about = self._about(checkpoint, path, storage_options)
         run, replace = self._place(about["run"], about["step"], path, stub_files.read(path))
         # At once: with save_last="link" ModelCheckpoint now makes a link in it.
         stub_files.make_directory(path)
-        claim = (run, about["step"])
         handle = self.store.save_async(checkpoint, **{**about, "run": run, "replace": replace})
-        self._claimed.add(claim)
-
-        def finish() -> None:
-            try:
-                self._finish(handle.result, path)
-            finally:
-                self._claimed.discard(claim)
-
-        self._saves.append(self._soon(finish))
+        self._saving = self._soon(lambda: self._finish(handle.result, path))
 
     def load_checkpoint(
         self, path: Place, map_location: Any = None, weights_only: bool | None = None
@@ -82,7 +69,7 @@ class AsyncStoreCheckpointIO(StoreCheckpointIO):
             self._thread.shutdown(wait=True)
             self._thread = None
         super().teardown()
-        self._saves.clear()
+        self._saving = None
         self._raise()
 
     def _soon(self, job: Callable[[], None]) -> Future[None]:
@@ -106,4 +93,4 @@ class AsyncStoreCheckpointIO(StoreCheckpointIO):
     def __getstate__(self) -> dict[str, Any]:
         if self._jobs and not self._jobs[-1].done():
             raise Busy("a checkpoint is being saved: wait for teardown before this is pickled")
-        return {**super().__getstate__(), "_thread": None, "_jobs": deque(), "_saves": deque()}
+        return {**super().__getstate__(), "_thread": None, "_jobs": deque(), "_saving": None}

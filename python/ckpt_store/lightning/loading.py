@@ -52,7 +52,7 @@ def open_checkpoint(checkpoint: Place, *, store: Store | Place | None = None) ->
         return cast(BinaryIO, fsspec.open(os.fspath(checkpoint), "rb").open())
     own = store if store is None or isinstance(store, Store) else Store(store, create=False)
     found, held = resolved(checkpoint, stub, own)
-    return found.open(held.id, stub.file if stub is not None else None)
+    return cast(BinaryIO, found.open(held.id, stub.file if stub is not None else None))
 
 
 def resolved(place: Place, stub: Stub | None, own: Store | None) -> tuple[Store, Checkpoint]:

@@ -23,7 +23,7 @@ log = logging.getLogger("ckpt_store")
 _OPTIONS = {"run", "step", "metrics", "meta", "tags"}
 
 
-class StoreCheckpointIO(CheckpointIO):
+class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types are not followed
     """Saves a Trainer's checkpoints into a store, and loads them from stubs, from refs such as ``a@latest``, and from
     plain files.
 
@@ -68,7 +68,6 @@ class StoreCheckpointIO(CheckpointIO):
         self._drop_removed = drop_removed
         self._gc_every = gc_every
         self._saved: set[str] = set()
-        self._claimed: set[tuple[str, int | None]] = set()
         self._dropped = 0
         self._failed = False
         self._told: set[str] = set()
@@ -191,8 +190,6 @@ class StoreCheckpointIO(CheckpointIO):
                 last += 1
                 names.append(f"{run}/{last}")
             name = names.pop(0)
-            if (name, step) in self._claimed:
-                continue
             held = None if step is None else self._held(f"{name}@{step}")
             if held is None:
                 return name, False
