@@ -67,8 +67,10 @@ show ckpt df
 
 title "One parameter over the run, and what trained"
 show ckpt log demo --tensor state_dict.head.0.weight
-printf '\n$ ckpt diff demo@%s demo@%s --tensors | grep state_dict\n' "$every" "$steps"
-ckpt diff "demo@$every" "demo@$steps" --tensors | grep ' *state_dict' | sed 's/  \{40,\}/  /'
+# Its columns are as wide as the longest name, which is one of ModelCheckpoint's.
+only="ckpt diff demo@$every demo@$steps --tensors | grep -E '^(state_dict|tensors:)' | sed -E 's/ {20,}/  /'"
+printf '\n$ %s\n' "$only"
+eval "$only"
 
 title "The newest comes back as a file that needs no store"
 seconds_of show ckpt get demo@latest back.ckpt
@@ -105,8 +107,8 @@ for words, figure in (
     (f"{n} checkpoints, as ModelCheckpoint alone writes them", f"{written / 1e6:.1f} MB"),
     (f"all {n} in the store", f"{after_save / 1e6:.1f} MB, {written / after_save:.1f}x smaller"),
     (f"the {kept} that the policy keeps, in the store", f"{after_gc / 1e6:.1f} MB"),
-    (f"time spent saving, {n} times, by ModelCheckpoint alone", f"{torchs:.2f} s"),
-    (f"time spent saving, {n} times, into the store", f"{ours:.2f} s"),
+    ("time spent saving, by ModelCheckpoint alone", f"{torchs:.2f} s"),
+    ("the same, into the store, each of them durable", f"{ours:.2f} s"),
     ("ckpt get, the newest", f"{float(sys.argv[4]):.2f} s"),
     ("the whole demo", f"{sys.argv[5]} s"),
 ):
