@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -293,6 +294,30 @@ def test_a_disk_too_full_for_the_stub(tmp_path: Path, monkeypatch: pytest.Monkey
     assert keeper.load_checkpoint(tmp_path / "x.ckpt")["global_step"] == 1
 
 
+class Interrupted(Store):
+    """Ctrl-C while step 8 is saved."""
+
+    def save(self, obj: Any, **named: Any) -> Any:
+        if obj["global_step"] == 8:
+            raise KeyboardInterrupt
+        return super().save(obj, **named)
+
+
+def test_ctrl_c_while_saving(tmp_path: Path, curve: list[float]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            fit(tmp_path, StoreCheckpointIO(Interrupted(tmp_path / "store"), run="a"), [saver(tmp_path / "x")])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    # What was there stays, stub and all, though top-1 had another in mind.
+    assert list(tree(tmp_path / "x")) == ["epoch=0-step=4.ckpt"]
+    keeper = StoreCheckpointIO(tmp_path / "store", run="a")
+    assert [held.step for held in keeper.store.checkpoints("a")] == [4]
+    _, model = fit(tmp_path, keeper, [], "a@latest")
+    assert model.losses == curve[4:]
+
+
 class Failing(Store):
     """Its asynchronous saves fail when they come to be written."""
 
@@ -528,6 +553,20 @@ def test_for_both_packages_and_spawned_ranks(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").write_text("x")
     with pytest.raises(ckpt_store.CkptError):
         StoreCheckpointIO(tmp_path / "file")
+
+
+def test_one_rank_of_several_computes_no_metric() -> None:
+    class Several:
+        world_size = 2
+        _logger_connector = types.SimpleNamespace(_callback_metrics={"loss": torch.tensor(0.5)})
+
+        @property
+        def callback_metrics(self) -> dict[str, Any]:
+            raise AssertionError("would wait for the other ranks")
+
+    assert lightning_facts.metrics_of({}, "x.ckpt", Several()) == {"loss": 0.5}
+    alone = types.SimpleNamespace(world_size=1, callback_metrics={"loss": 0.25, "name": "x", " bad": 1.0})
+    assert lightning_facts.metrics_of({}, "x.ckpt", alone) == {"loss": 0.25}
 
 
 def test_numbers_are_what_was_logged() -> None:
