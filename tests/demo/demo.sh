@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on real input: a PyTorch Lightning training whose encoder is frozen saves 25 checkpoints into a store, dies in the middle and
+# The main job on real input: a PyTorch Lightning training whose encoder is frozen saves 20 checkpoints into a store, dies in the middle and
 # goes on; ckpt follows a tensor over them, gives them back, and collects by policy. Run by `make demo`, which sets CKPT (the binary),
 # CKPT_TEST_PYTHON (a Python with torch and Lightning) and, where ckpt_store is not installed in it, CKPT_PYTHONPATH (where it is).
 # Works offline, in a temporary directory that it removes; KEEP=1 keeps it.
@@ -7,7 +7,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${CKPT:?run this with make demo}" "${CKPT_TEST_PYTHON:?run this with make demo}"
-steps=500 every=20 die_at=310
+steps=400 every=20 die_at=250
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/ckpt"
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/demo.XXXXXX")
