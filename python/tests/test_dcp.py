@@ -1,0 +1,273 @@
+"""torch.distributed.checkpoint into a store: two ranks save, one, two and three load, torch's own reader loads as well."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+import dcp_rank
+from ckpt_store import Store, errors
+from ckpt_store._dcp_rows import read_rows
+from ckpt_store.dcp import StoreReader, StoreWriter
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+def ranks(job: str, world: int, directory: Path) -> list[dict[str, Any]]:
+    """What each rank of a job told."""
+    script = str(Path(__file__).with_name("dcp_rank.py"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, job, str(rank), str(world), str(directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        ended = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * world, "\n".join(err for _, err in ended)
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    directory = tmp_path_factory.mktemp("dcp")
+    yield directory, ranks("save", 2, directory)
+
+
+def empty() -> dict[str, Any]:
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in dcp_rank.whole().items()}
+    return {"model": tensors, "plain": torch.zeros(40), "step": 0, "texts": []}
+
+
+def assert_same(state: dict[str, Any]) -> None:
+    for name, tensor in dcp_rank.whole().items():
+        assert torch.equal(state["model"][name], tensor), name
+    assert torch.equal(state["plain"], torch.arange(40.0)) and state["step"] == 17 and state["texts"] == ["a", "b"]
+
+
+def test_two_ranks_save_one_checkpoint_and_load_it(saved: tuple[Path, list[dict[str, Any]]]) -> None:
+    directory, told = saved
+    assert [rank["committed_by"] for rank in told] == [True, False]
+    for rank in told:
+        assert rank["async"] and rank["replaced"] and rank["fsdp"]
+        assert rank["exists"] == {"0": "Exists: a@2 is there already: another step, or replace=True"}
+        assert rank["one_fails"] == {"1": "RuntimeError: no data here"}
+        assert "0" in rank["missing"] and "1" in rank["missing"]
+    store = Store(directory / "store")
+    assert [one.step for one in store.checkpoints("a")] == [2, 4, 5, 1], "nothing of the failed step is there"
+    assert store.checkpoint("a@4").metrics == {"loss": 0.5} and "first" in store.checkpoint("a@4").tags
+    # Nothing but the store lies beside it.
+    assert {path.name for path in directory.iterdir()} == {"store", "plain", "meeting-save-2"}
+
+
+def test_saving_the_same_again_adds_next_to_nothing(saved: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (Store(saved[0] / "store").checkpoint(f"a@{step}") for step in (2, 4))
+    assert second.logical_bytes > 1_000_000
+    assert second.added_bytes < 20_000 and first.added_bytes < 20_000
+
+
+def test_the_files_are_those_of_the_file_system_writer(
+    saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    directory, _ = saved
+    got = Store(directory / "store").get("a@2", tmp_path / "got")
+    plain = directory / "plain"
+    assert sorted(os.listdir(got)) == sorted(os.listdir(plain)) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        assert (got / name).read_bytes() == (plain / name).read_bytes()
+    state = empty()
+    dcp.load(state, storage_reader=dcp.FileSystemReader(got))
+    assert_same(state)
+
+
+def test_one_process_loads_what_two_wrote(saved: tuple[Path, list[dict[str, Any]]]) -> None:
+    state = empty()
+    dcp.load(state, storage_reader=StoreReader(saved[0] / "store", "a@2"))
+    assert_same(state)
+
+
+def test_three_ranks_load_what_two_wrote(saved: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert ranks("load", 3, saved[0]) == [{"same": True, "local": True}] * 3
+
+
+def test_a_directory_of_the_file_system_writer_is_read_as_well(
+    saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    store.put(saved[0] / "plain", run="b", step=1)
+    state = empty()
+    dcp.load(state, storage_reader=StoreReader(store, "b@1"))
+    assert_same(state)
+
+
+class Counting(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    def __init__(self, data: bytes, seen: list[int]) -> None:
+        super().__init__(data)
+        self._seen = seen
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._seen[0] += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        filled = super().readinto(buffer)
+        self._seen[0] += filled
+        return filled
+
+
+def test_only_what_is_asked_for_is_read(
+    saved: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(saved[0] / "store")
+    seen = [0]
+    opened = store.open
+
+    def counting(ref: str, file: str | None = None) -> Any:
+        with opened(ref, file) as stream:
+            return Counting(stream.read(), seen)
+
+    monkeypatch.setattr(store, "open", counting)
+    state: dict[str, Any] = {"model": {"half": torch.zeros(60, 512, dtype=torch.float16)}}
+    dcp.load(state, storage_reader=StoreReader(store, "a@2"))
+    assert torch.equal(state["model"]["half"], dcp_rank.whole()["half"])
+    size = 60 * 512 * 2
+    assert size < seen[0] < size + 60_000
+
+
+def archive(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_rows_are_read_where_they_lie_and_nothing_else_is() -> None:
+    grid = torch.arange(4000 * 100, dtype=torch.bfloat16).reshape(4000, 100)
+    data = b"before" + archive(grid) + b"after"
+    length = len(data) - 11
+    seen = [0]
+    rows = read_rows(Counting(data, seen), 6, length, 1000, 50)
+    assert rows is not None and torch.equal(rows, grid[1000:1050])
+    assert seen[0] < 40_000, "the other 790 kB are not read"
+    assert torch.equal(read_rows(io.BytesIO(data), 6, length, 0, 4000), grid)  # type: ignore[arg-type]
+    assert read_rows(io.BytesIO(data), 6, length, 3999, 2) is None
+    empty = read_rows(io.BytesIO(data), 6, length, 7, 0)
+    assert empty is not None and empty.shape == (0, 100)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(30, 20).t(),
+        torch.zeros(()),
+        torch.nn.Parameter(torch.zeros(3)),
+        torch.zeros(4, 4).to_sparse(),
+        torch.zeros(6, dtype=torch.uint16),
+        {"a": torch.zeros(3)},
+        [torch.zeros(3)],
+        "text",
+    ],
+    ids=["transposed", "scalar", "parameter", "sparse", "untyped", "dict", "list", "text"],
+)
+def test_of_anything_but_a_plain_tensor_no_rows_are_read(value: Any) -> None:
+    data = archive(value)
+    assert read_rows(io.BytesIO(data), 0, len(data), 0, 1) is None
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/ckpt-store-test-evil",)
+
+
+def test_a_hostile_archive_runs_nothing_and_reads_nothing_outside() -> None:
+    data = archive(torch.zeros(5, 3))
+    for at in range(0, len(data), 7):
+        broken = bytearray(data)
+        broken[at] ^= 0xFF
+        try:
+            rows = read_rows(io.BytesIO(bytes(broken)), 0, len(broken), 1, 2)
+        except (EOFError, RuntimeError, NotImplementedError, OSError):
+            continue
+        assert rows is None or rows.shape == (2, 3)
+    for cut in range(0, len(data), 50):
+        assert read_rows(io.BytesIO(data[:cut]), 0, cut, 0, 1) is None
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(Evil()))
+        file.writestr("archive/data/0", b"x" * 8)
+    assert read_rows(made, 0, len(made.getvalue()), 0, 1) is None
+    assert not os.path.exists("/tmp/ckpt-store-test-evil")
+
+
+def test_one_process_saves_without_a_group(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    view = torch.arange(100_000.0)[::2]
+    writer = StoreWriter(store, run="x/y", single_file_per_rank=False)
+    dcp.save({"view": view, "small": torch.ones(2), "big": torch.arange(50_000)}, storage_writer=writer)
+    assert writer.checkpoint is not None and writer.checkpoint.step is None
+    state = {"view": torch.zeros(50_000), "small": torch.zeros(2), "big": torch.zeros(50_000, dtype=torch.int64)}
+    dcp.load(state, storage_reader=StoreReader(store, "x/y"))
+    assert torch.equal(state["view"], view) and torch.equal(state["big"], torch.arange(50_000))
+    with pytest.raises(CheckpointException, match="Missing key in checkpoint state_dict: more"):
+        dcp.load({"more": torch.zeros(2)}, storage_reader=StoreReader(store, "x/y"))
+
+
+def test_large_tensors_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ckpt_store.dcp as module
+
+    held: list[int] = []
+    prepare = module._prepare
+
+    def looking(store: Store, files: dict[str, list[Any]]) -> Any:
+        held.append(sum(len(piece) for pieces in files.values() for piece in pieces if isinstance(piece, bytes)))
+        return prepare(store, files)
+
+    monkeypatch.setattr(module, "_prepare", looking)
+    big = torch.arange(1_000_000.0)
+    dcp.save({"big": big}, storage_writer=StoreWriter(tmp_path / "store", run="a", step=1))
+    assert held[0] < 10_000
+    state = {"big": torch.zeros(1_000_000)}
+    dcp.load(state, storage_reader=StoreReader(tmp_path / "store", "a@1"))
+    assert torch.equal(state["big"], big)
+
+
+def test_what_names_no_checkpoint_to_write_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert StoreWriter.validate_checkpoint_id("a/b@7") and not StoreWriter.validate_checkpoint_id("a@latest")
+    writer = StoreWriter(store, run="a", step=1)
+    with pytest.raises(errors.Invalid, match="'a@best' is no RUN@STEP"):
+        writer.reset("a@best")
+    with pytest.raises(errors.Unsupported, match="use_collectives=True"):
+        dcp.save({"x": torch.ones(1)}, storage_writer=writer, use_collectives=False)
+    assert store.runs() == []
+    copied = pickle.loads(pickle.dumps(writer))
+    dcp.save({"x": torch.ones(1)}, storage_writer=copied)
+    assert [one.ref for one in store.checkpoints("a")] == ["a@1"]
+
+
+def test_ranks_that_find_different_checkpoints_are_told(tmp_path: Path) -> None:
+    reader = StoreReader(Store(tmp_path / "store"), "a@latest")
+    plans = [dcp.planner.LoadPlan([], storage_data=id) for id in ("one", "two")]
+    with pytest.raises(errors.Changed, match="a@latest named one and two for different ranks"):
+        reader.prepare_global_plan(plans)
