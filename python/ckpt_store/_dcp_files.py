@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Union
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemBase
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem
 
 # Below this a copy costs less than keeping track of where the bytes are.
@@ -21,7 +21,7 @@ Piece = Union[bytes, memoryview]
 _Path = Union[str, "os.PathLike[str]"]
 
 
-class MemoryFiles(FileSystemBase):
+class MemoryFiles(FileSystem):
     """What a writer writes, as pieces: bytes, and views of tensors that lie in memory anyway.
 
     The tensors must stay as they are for as long as the pieces are used.
@@ -130,7 +130,7 @@ class Lending:
         return getattr(self._planner, name)
 
 
-class StoredFiles(FileSystemBase):
+class StoredFiles(FileSystem):
     """The files of one checkpoint of a store, to be read."""
 
     def __init__(self, opened: Callable[[str], BinaryIO]) -> None:

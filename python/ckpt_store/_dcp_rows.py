@@ -9,7 +9,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -101,7 +101,7 @@ def _described(
     return _Tensor(dtype, str(key), int(elements), int(offset), tuple(size), tuple(stride))
 
 
-def read_rows(file: BinaryIO, offset: int, length: int, first: int, rows: int) -> torch.Tensor | None:
+def read_rows(file: Any, offset: int, length: int, first: int, rows: int) -> torch.Tensor | None:
     """Reads rows ``first`` to ``first + rows`` of the one tensor that the archive at this place of the file holds.
 
     None when it is no plain tensor that lies row by row: then it has to be loaded as a whole.

@@ -230,7 +230,7 @@ class StoreReader(FileSystemReader):
         ref = self._found.id if self._found else str(self.path)
         return cast(BinaryIO, self.store.open(ref, file))
 
-    def _read_rows(self, file: BinaryIO, item: ReadItem, planner: LoadPlanner) -> bool:
+    def _read_rows(self, file: Any, item: ReadItem, planner: LoadPlanner) -> bool:
         """Reads an item that is some rows of what was written in one piece; whether it was."""
         if item.type != LoadItemType.TENSOR or not item.lengths or any(item.storage_offsets[1:]):
             return False

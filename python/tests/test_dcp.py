@@ -170,7 +170,7 @@ def test_rows_are_read_where_they_lie_and_nothing_else_is() -> None:
     rows = read_rows(Counting(data, seen), 6, length, 1000, 50)
     assert rows is not None and torch.equal(rows, grid[1000:1050])
     assert seen[0] < 40_000, "the other 790 kB are not read"
-    assert torch.equal(read_rows(io.BytesIO(data), 6, length, 0, 4000), grid)  # type: ignore[arg-type]
+    assert torch.equal(read_rows(io.BytesIO(data), 6, length, 0, 4000), grid)
     assert read_rows(io.BytesIO(data), 6, length, 3999, 2) is None
     empty = read_rows(io.BytesIO(data), 6, length, 7, 0)
     assert empty is not None and empty.shape == (0, 100)
