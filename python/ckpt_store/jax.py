@@ -145,7 +145,7 @@ def _leaf(value: Any, path: tuple[Any, ...], tensors: dict[str, Any]) -> Any:
         return {"complex": [value.real.hex(), value.imag.hex()]}
     described: dict[str, Any] = {"tensor": _name(path, tensors)}
     if isinstance(value, jax.Array):
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
             described |= {"kind": "key", "impl": str(jax.random.key_impl(value))}
             value = jax.random.key_data(value)
         else:
@@ -242,7 +242,7 @@ def _fitted(leaf: Any, described: Mapping[str, Any], tensors: Tensors, shown: st
     value = _value(described, tensors)
     is_key = described.get("kind") == "key"
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        if is_key != jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key != jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise errors.Invalid(f"{shown} is {'a' if is_key else 'no'} random key in {ref}, unlike what is asked for")
         stored = numpy.asarray(value)
         there, here = (f"{array.dtype.name} {tuple(array.shape)}" for array in (stored, leaf))
