@@ -3,6 +3,7 @@ refuses by name."""
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections import Counter, OrderedDict
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 from . import errors
-from ._log import log
+
+_log = logging.getLogger("ckpt_store")
 
 # The key of a dict that stands for something which the restricted unpickler does not know.
 MARK = "__ckpt_store__"
@@ -131,9 +133,9 @@ def random_state() -> dict[str, Any]:
                 "gauss": float(told["gauss"]),
             }
         else:
-            log.warning("the state of numpy's global generator %s is not kept", told["bit_generator"])
+            _log.warning("the state of numpy's global generator %s is not kept", told["bit_generator"])
     # A process that never used CUDA must not begin to for this.
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
@@ -147,7 +149,7 @@ def set_random_state(state: dict[str, Any]) -> None:
         try:
             import numpy
         except ImportError:
-            log.warning("the checkpoint has a state of numpy's generator, and numpy is not installed")
+            _log.warning("the checkpoint has a state of numpy's generator, and numpy is not installed")
         else:
             told = state["numpy"]
             key = told["key"].numpy().astype("uint32")
@@ -155,6 +157,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     if "cuda" in state:
         here = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if here != len(state["cuda"]):
-            log.warning("the checkpoint has random states of %d CUDA devices, here are %d", len(state["cuda"]), here)
+            _log.warning("the checkpoint has random states of %d CUDA devices, here are %d", len(state["cuda"]), here)
         for device, one in enumerate(state["cuda"][:here]):
             torch.cuda.set_rng_state(one.cpu(), device)

@@ -62,7 +62,7 @@ def header_and_pieces(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -
         if array.nbytes:
             native = array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
             # ml_dtypes' arrays have no buffer of their own type.
-            yield memoryview(numpy.ascontiguousarray(native).reshape(-1).view(numpy.uint8))
+            yield _bytes_of(numpy.ascontiguousarray(native))
 
 
 class Tensors:
@@ -100,7 +100,7 @@ class Tensors:
         array = numpy.empty(shape, dtype)
         if size:
             self._file.seek(self._begin + begin)
-            view = memoryview(array.reshape(-1).view(numpy.uint8))
+            view = _bytes_of(array)
             filled = 0
             while filled < size:
                 read = self._file.readinto(view[filled:])
@@ -108,6 +108,10 @@ class Tensors:
                     raise errors.Invalid(f"the file ends in {name}")
                 filled += read
         return array
+
+
+def _bytes_of(array: Any) -> memoryview:
+    return memoryview(array.reshape(-1).view(numpy.uint8))
 
 
 def _dtype(name: str) -> Any:

@@ -99,7 +99,7 @@ class StoreWriter(FileSystemWriter):
         if is_coordinator and self.step is not None and not self.replace:
             # Told before anything is written; that nobody was faster is told when it is committed.
             try:
-                self.store.checkpoint(self.path)
+                self.store.checkpoint(self.checkpoint_id)
             except errors.NotFound:
                 return
             raise errors.Exists(f"{self.path} is there already: another step, or replace=True")
@@ -191,7 +191,7 @@ class StoreReader(FileSystemReader):
         if kwargs.get("rank") is not None:
             # torch asks for a rank's own metadata when there are none of the whole.
             raise errors.NotFound(f"{self.path} has no metadata of its ranks")
-        self._found = self.store.checkpoint(str(self.path))
+        self._found = self.store.checkpoint(self.checkpoint_id)
         return super().read_metadata()
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:

@@ -25,7 +25,7 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import glob_translate, isfilelike
 
 from . import errors
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, StoredFile
 from .store import Store
 
 __all__ = ["StoreFileSystem"]
@@ -39,7 +39,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     ``store`` is a :class:`Store` or its path; otherwise that of the environment variable ``CKPT_STORE`` or the nearest
     directory ``.ckpt`` here or above, as for the command. After ``@`` any ref will do (``latest``, ``best:val_loss``, a
-    tag), and in place of ``RUN@STEP`` an id. What is missing is a ``FileNotFoundError``, what would write an ``OSError`` (EROFS).
+    tag), and in place of ``RUN@STEP`` an id. What is missing is a ``FileNotFoundError``, what would write an
+    ``OSError`` (EROFS).
     """
 
     protocol = "ckpt"
@@ -51,7 +52,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         super().__init__(**options)
         self.store = store if isinstance(store, Store) else Store(_found() if store is None else store, create=False)
         # A checkpoint never changes: its files by its id.
-        self._listed: dict[str, dict[str, int]] = {}
+        self._listed: dict[str, dict[str, StoredFile]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (os.fspath(self.store.path),)
@@ -74,12 +75,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             checkpoint = self.store.checkpoint(ref)
             if not file:
                 return _checkpoint(ref, checkpoint)
-            files = self._files(checkpoint)
-            if file in files:
-                return _file(ref, file, files[file], checkpoint)
-            if any(name.startswith(f"{file}/") for name in files):
-                return _directory(path)
-            raise errors.NotFound(f"{ref} has no file {file}")
+            return _member(ref, self._member(ref, checkpoint, file), checkpoint)
 
     def created(self, path: str) -> datetime:
         """When the checkpoint was stored."""
@@ -109,9 +105,9 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     found[ref] = _checkpoint(ref, checkpoint)
                     continue
                 matches = re.compile(glob_translate(files)).match
-                for name, entry in self._tree(ref, checkpoint):
+                for name, member in self._members(checkpoint).items():
                     if matches(name) and (maxdepth is None or name.count("/") < files.count("/") + maxdepth):
-                        found[entry["name"]] = entry
+                        found[f"{ref}/{name}"] = _member(ref, member, checkpoint)
         ordered = dict(sorted(found.items()))
         return ordered if kwargs.get("detail") else list(ordered)
 
@@ -139,8 +135,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 self.info(path)
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             checkpoint = self.store.checkpoint(ref)
-            if file not in self._files(checkpoint):
-                raise errors.NotFound(f"{ref} has no file {file}")
+            if self._member(ref, checkpoint, file).kind == "directory":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             return self.store.open(checkpoint.id, file)
 
     def _read_only(self, path: Any, *_: Any, **__: Any) -> NoReturn:
@@ -154,38 +150,29 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise errors.NotFound(f"{path} names no checkpoint")
         return self.store.checkpoint(ref)
 
-    def _files(self, checkpoint: Checkpoint) -> dict[str, int]:
-        """The sizes of the checkpoint's files by their paths."""
+    def _members(self, checkpoint: Checkpoint) -> dict[str, StoredFile]:
+        """The checkpoint's files and directories by their paths. Links lead to one of them and are left out."""
         if checkpoint.id not in self._listed:
-            self._listed[checkpoint.id] = {file.path: file.size for file in self.store.files(checkpoint.id)}
+            members = self.store.files(checkpoint.id)
+            self._listed[checkpoint.id] = {one.path: one for one in members if one.kind != "link"}
         return self._listed[checkpoint.id]
 
-    def _tree(self, ref: str, checkpoint: Checkpoint) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The files and directories of a checkpoint, by their paths in it."""
-        seen: set[str] = set()
-        for name, size in self._files(checkpoint).items():
-            for parent in reversed(Path(name).parents):
-                directory = parent.as_posix()
-                if directory != "." and directory not in seen:
-                    seen.add(directory)
-                    yield directory, _directory(f"{ref}/{directory}")
-            yield name, _file(ref, name, size, checkpoint)
+    def _member(self, ref: str, checkpoint: Checkpoint, file: str) -> StoredFile:
+        member = self._members(checkpoint).get(file)
+        if member is None:
+            raise errors.NotFound(f"{ref} has no file {file}")
+        return member
 
     def _ls(self, path: str) -> list[dict[str, Any]]:
         ref, file = _split(path)
         if ref is not None:
             checkpoint = self.store.checkpoint(ref)
+            if file and self._member(ref, checkpoint, file).kind == "file":
+                return [_member(ref, self._member(ref, checkpoint, file), checkpoint)]
             inside = f"{file}/" if file else ""
-            entries = [
-                entry
-                for name, entry in self._tree(ref, checkpoint)
-                if name == file or (name.startswith(inside) and "/" not in name[len(inside) :] and name != file)
-            ]
-            # Of a directory its members, of a file itself.
-            entries = [entry for entry in entries if entry["name"] != path or entry["type"] == "file"]
-            if file and not entries:
-                raise errors.NotFound(f"{ref} has no file {file}")
-            return entries
+            members = self._members(checkpoint).items()
+            directly = [one for name, one in members if name.startswith(inside) and "/" not in name[len(inside) :]]
+            return [_member(ref, one, checkpoint) for one in directly]
         runs = self.store.runs()
         above = f"{path}/" if path else ""
         below = sorted({above + run[len(above) :].partition("/")[0] for run in runs if run.startswith(above)})
@@ -252,8 +239,9 @@ def _checkpoint(ref: str, checkpoint: Checkpoint) -> dict[str, Any]:
     return _directory(ref) | {"created": checkpoint.time} | {name: getattr(checkpoint, name) for name in told}
 
 
-def _file(ref: str, file: str, size: int, checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"name": f"{ref}/{file}", "size": size, "type": "file", "created": checkpoint.time, "id": checkpoint.id}
+def _member(ref: str, member: StoredFile, checkpoint: Checkpoint) -> dict[str, Any]:
+    told = {"name": f"{ref}/{member.path}", "size": member.size, "type": member.kind, "id": checkpoint.id}
+    return told | {"created": checkpoint.time}
 
 
 @contextmanager

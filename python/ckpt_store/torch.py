@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -24,12 +25,14 @@ from typing import Any, Literal
 import torch
 
 from . import errors
-from ._log import log
 from ._plain import original, plain, random_state, set_random_state
 from .checkpoint import Checkpoint
-from .store import SaveHandle, Store
+from .saving import SaveHandle
+from .store import Store
 
 __all__ = ["CheckpointManager"]
+
+_log = logging.getLogger("ckpt_store")
 
 # What the manager itself keeps in a checkpoint stands under this key, beside the objects.
 _OWN = "_manager"
@@ -50,6 +53,9 @@ class CheckpointManager:
     :meth:`save` return once the tensors are copied. ``rng=False`` leaves random states out. ``weights_only=False`` also
     takes objects that only a full pickle holds; restoring then runs what the pickle says.
 
+    A training that restored goes over later steps again, which then take the place of what was there. One that did not
+    restore, and comes upon a step that the run has, gets :class:`Exists`, unless it says ``replace=True``.
+
     In a distributed training, save on rank 0. One manager is for one thread.
     """
 
@@ -64,6 +70,7 @@ class CheckpointManager:
         keep_every: int | None = None,
         asynchronous: bool = False,
         *,
+        replace: bool = False,
         rng: bool = True,
         weights_only: bool = True,
     ) -> None:
@@ -82,6 +89,7 @@ class CheckpointManager:
         """What was saved that is neither module nor optimizer, of the checkpoint that was restored last."""
         self._rules = {"keep_last": keep_last, "keep_best": keep_best, "keep_every": keep_every}
         self._asynchronous = asynchronous
+        self._replace = replace
         self._rng = rng
         self._weights_only = weights_only
         self._gc_not_before = 0.0
@@ -105,8 +113,7 @@ class CheckpointManager:
             "run": self.run,
             "step": step,
             "metrics": {name: _number(value) for name, value in (metrics or {}).items()},
-            # A training that resumed from an earlier step comes by the later ones again.
-            "replace": True,
+            "replace": self._replace,
         }
         if self._asynchronous:
             handle = self.store.save_async(state, **about)
@@ -115,11 +122,17 @@ class CheckpointManager:
             return handle
         try:
             saved = self.store.save(state, **about)
+        except errors.Exists as error:
+            raise errors.Exists(
+                f"{error}. This training did not restore it: call restore_latest() first, name another run, or pass "
+                "CheckpointManager(replace=True)"
+            ) from error
         except errors.NoSpace:
             # What earlier saves let go may still be there.
             if not (self._gc_postponed and self._gc()):
                 raise
             saved = self.store.save(state, **about)
+        self._replace = True
         self._retain()
         return saved
 
@@ -136,17 +149,18 @@ class CheckpointManager:
                 state = self._load(checkpoint.id, checkpoint.ref)
             except errors.Corrupt as error:
                 damaged.append(checkpoint.ref)
-                log.warning("%s is damaged, the checkpoint before it is taken: %s", checkpoint.ref, error)
+                _log.warning("%s is damaged, the checkpoint before it is taken: %s", checkpoint.ref, error)
                 continue
             except errors.NotFound:
                 # Somebody dropped it a moment ago.
                 continue
             self._into(state, checkpoint.ref, objects)
             if damaged:
-                log.warning("%s restored; damaged and newer: %s", checkpoint.ref, ", ".join(damaged))
+                _log.warning("%s restored; damaged and newer: %s", checkpoint.ref, ", ".join(damaged))
             return checkpoint.step
         if damaged:
             raise errors.Corrupt(f"no checkpoint of {self.run} is sound: {', '.join(damaged)}")
+        self._replace = True
         return None
 
     def restore(self, ref: str | int | Checkpoint, **objects: Any) -> int | None:
@@ -257,6 +271,7 @@ class CheckpointManager:
             _check(name, value, there[name], ref)
         for name, value in objects.items():
             _fill(name, value, there[name], ref)
+        self._replace = True
         self.values = {name: value for name, value in there.items() if name not in own["stateful"]}
         # Last, because loading may draw numbers.
         if self._rng and "rng" in own:
@@ -265,9 +280,10 @@ class CheckpointManager:
     def _finish(self, handle: SaveHandle) -> None:
         try:
             handle.result()
+            self._replace = True
             self._retain()
         except BaseException as error:
-            log.error("saving %s in the background failed: %s", self.run, error)
+            # The handle has told the log.
             self._failed = error
 
     def _retain(self) -> None:
@@ -305,10 +321,10 @@ class CheckpointManager:
             # The run's name as a glob that matches no other run.
             self.store.gc(run=re.sub(r"([*?\[\]{}!\\])", r"\\\1", self.run), **rules)
         except errors.Busy:
-            log.debug("another gc is at work: the next save drops old checkpoints of %s", self.run)
+            _log.debug("another gc is at work: the next save drops old checkpoints of %s", self.run)
             return False
         except errors.CkptError as error:
-            log.warning("old checkpoints of %s were not dropped: %s", self.run, error)
+            _log.warning("old checkpoints of %s were not dropped: %s", self.run, error)
             return False
         self._gc_postponed = False
         ended = time.monotonic()

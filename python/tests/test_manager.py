@@ -189,6 +189,25 @@ def test_a_damaged_newest_is_passed_over_and_named(tmp_path: Path, caplog: pytes
         manager.restore_latest(**training())
 
 
+def test_a_training_that_did_not_restore_replaces_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    CheckpointManager(store, "a").save(1, x=1)
+    with pytest.raises(errors.Exists, match="a@1.*call restore_latest"):
+        CheckpointManager(store, "a").save(1, x=2)
+    manager = CheckpointManager(store, "a", asynchronous=True)
+    manager.save(1, x=2)
+    with pytest.raises(errors.Exists):
+        manager.wait()
+    assert store.load("a@1")["x"] == 1
+    manager.restore_latest()
+    manager.save(1, x=3)
+    manager.save(2, x=3)
+    manager.save(2, x=4)
+    manager.wait()
+    CheckpointManager(store, "a", replace=True).save(1, x=5)
+    assert [store.load(f"a@{step}")["x"] for step in (1, 2)] == [5, 4]
+
+
 def test_rules_keep_last_best_and_every_and_touch_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.save({"x": 1}, run="r", step=1)
@@ -230,7 +249,7 @@ def test_a_costly_gc_is_put_off_and_a_failing_one_stops_nothing(
     manager.close()
     assert manager.steps() == [4]
 
-    manager = CheckpointManager(store, "a", keep_last=1)
+    manager = CheckpointManager(store, "a", keep_last=1, replace=True)
     for error, level in ((errors.Busy("another gc"), logging.DEBUG), (errors.Corrupt("a list"), logging.WARNING)):
         monkeypatch.setattr(store, "gc", raising(error))
         with caplog.at_level(logging.DEBUG, "ckpt_store"):
@@ -248,26 +267,84 @@ def raising(error: Exception) -> Any:
     return call
 
 
-def test_a_full_disk_raises_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+FULL = """
+import sys
+import torch
+from ckpt_store import errors
+from ckpt_store.torch import CheckpointManager
+
+manager = CheckpointManager(sys.argv[1] + "/store", "a", keep_last=2)
+torch.manual_seed(0)
+model = torch.nn.Linear(700, 700)
+step = 0
+try:
+    while step < 40:
+        step += 1
+        with torch.no_grad():
+            model.weight.normal_()
+        last = model.weight.clone()
+        # Tagged, so that nothing goes.
+        manager.save(step, model=model)
+        manager.store.tag(f"a@{step}", f"t{step}")
+        kept = last
+except errors.NoSpace as error:
+    assert 5 < step < 20, step
+    assert manager.steps() == list(range(1, step)), manager.steps()
+    again = torch.nn.Linear(700, 700)
+    assert manager.restore_latest(model=again) == step - 1
+    assert torch.equal(again.weight, kept)
+    try:
+        # In the place of one that is there, which stays.
+        manager.save(2, model=model)
+        raise SystemExit("there was room")
+    except errors.NoSpace:
+        assert manager.steps() == list(range(1, step))
+    # The training goes on, and saves again once there is room.
+    model(torch.randn(1, 700)).sum().backward()
+    manager.store.rm(*(f"a@{old}" for old in range(1, step - 2)))
+    manager.store.gc()
+    manager.save(step, model=model)
+    assert manager.steps() == [step - 2, step - 1, step]
+    print("the disk was full")
+"""
+
+
+def test_a_full_disk_raises_and_leaves_what_was_there(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # A disk of its own, which goes with the process.
+    mounted = f"mount -t tmpfs -o size=24m none '{disk}' || exit 77; exec '{sys.executable}' -c \"$0\" '{disk}'"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mounted, FULL], capture_output=True, text=True)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("mounting a small disk is not allowed here")
+    assert (done.returncode, done.stdout) == (0, "the disk was full\n"), done.stderr
+
+
+def test_room_is_made_of_what_earlier_saves_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
-    manager = CheckpointManager(store, "a", keep_last=2)
+    manager = CheckpointManager(store, "a", keep_last=1)
+    gc = store.gc
+    monkeypatch.setattr(store, "gc", raising(errors.Busy("another gc")))
     for step in (1, 2):
         manager.save(step, x=torch.full((4,), step))
-    # More free room than any disk has, so that every save is refused.
-    monkeypatch.setenv("CKPT_RESERVE", "8000000GB")
-    full = Store(tmp_path / "store")
-    refusing = CheckpointManager(full, "a", keep_last=2)
-    noise = torch.randn(100_000)
-    with pytest.raises(errors.NoSpace):
-        refusing.save(3, x=noise)
-    with pytest.raises(errors.NoSpace):
-        refusing.save(2, x=noise)
-    monkeypatch.delenv("CKPT_RESERVE")
     assert manager.steps() == [1, 2]
-    x = torch.zeros(4, dtype=torch.int64)
-    assert manager.restore_latest(x=x) == 2 and x.tolist() == [2] * 4
-    manager.save(3, x=torch.full((4,), 3))
-    assert manager.steps() == [2, 3]
+    save = store.save
+    tries: list[int] = []
+
+    def full_once(state: Any, **about: Any) -> Any:
+        tries.append(len(store.checkpoints("a")))
+        if len(tries) == 1:
+            raise errors.NoSpace("the disk is full")
+        return save(state, **about)
+
+    monkeypatch.setattr(store, "save", full_once)
+    with pytest.raises(errors.NoSpace):
+        manager.save(3, x=1)
+    assert tries == [2], "there was nothing to try again with"
+    monkeypatch.setattr(store, "gc", gc)
+    tries.clear()
+    manager.save(3, x=1)
+    assert tries == [2, 1]
 
 
 def test_in_the_background_errors_come_with_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,20 +385,23 @@ torch_loop.train(sys.argv[2], int(sys.argv[3]), after)
 """
 
 
-def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    def run(store: str, kill_at: int) -> tuple[int, dict[int, str]]:
-        args = [sys.executable, "-c", RUN, str(EXAMPLES), str(tmp_path / store), "170", str(kill_at)]
+def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import torch_loop
+
+    def run(kill_at: int) -> tuple[int, dict[int, str]]:
+        args = [sys.executable, "-c", RUN, str(EXAMPLES), str(tmp_path / "cut"), "170", str(kill_at)]
         done = subprocess.run(args, capture_output=True, text=True)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        return done.returncode, dict(line.split() for line in done.stdout.splitlines())  # type: ignore[misc]
+        lines = (line.split() for line in done.stdout.splitlines())
+        return done.returncode, {int(step): loss for step, loss in lines}
 
-    code, whole = run("whole", 0)
-    assert code == 0 and len(whole) == 170
-    code, first = run("cut", 130)
-    assert code == -signal.SIGKILL and list(first)[-1] == "130"
-    code, second = run("cut", 0)
-    assert code == 0 and list(second)[0] == "101"
-    assert first | second == whole
+    code, first = run(130)
+    assert code == -signal.SIGKILL and list(first)[-1] == 130
+    code, second = run(0)
+    assert code == 0 and list(second)[0] == 101
+    whole = {step: loss.hex() for step, loss in torch_loop.train(tmp_path / "whole", 170)}
+    assert len(whole) == 170 and first | second == whole
     assert CheckpointManager(tmp_path / "cut", "torch-loop").steps() == [50, 100, 150]
 
 
