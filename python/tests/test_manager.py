@@ -210,9 +210,10 @@ def test_a_training_that_did_not_restore_replaces_nothing(tmp_path: Path) -> Non
 
 def test_rules_keep_last_best_and_every_and_touch_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    store.save({"x": 1}, run="r", step=1)
+    for step in range(4):
+        store.save({"x": 1}, run="r", step=step)
+        store.save({"x": 1}, run="rr", step=step)
     store.save({"x": 1}, run="r*", step=1)
-    store.save({"x": 1}, run="rr", step=1)
     manager = CheckpointManager(store, "r*", keep_last=2, keep_best=1, metric="loss", keep_every=5)
     losses = {2: 0.9, 3: 0.1, 4: float("nan"), 5: 0.7, 6: 0.6, 7: 0.5, 8: 0.4, 9: 0.3}
     for step, loss in losses.items():
@@ -224,7 +225,7 @@ def test_rules_keep_last_best_and_every_and_touch_nothing_else(tmp_path: Path) -
     assert manager.steps() == [3, 4, 5, 6, 8, 9]
     x = torch.zeros(3, dtype=torch.int64)
     assert manager.restore_best(x=x) == 3 and x.tolist() == [3, 3, 3]
-    assert [len(store.checkpoints(run)) for run in ("r", "rr")] == [1, 1]
+    assert [len(store.checkpoints(run)) for run in ("r", "rr")] == [4, 4]
     with pytest.raises(errors.Invalid, match="without a metric"):
         CheckpointManager(store, "r*").restore_best()
 
