@@ -8,27 +8,28 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.planner import SavePlanner, WriteItem
 
+from . import _core
+
 # Below this a copy costs less than keeping track of where the bytes are.
 _COPIED_BELOW = 64 << 10
 
-Piece = Union[bytes, memoryview]
-_Path = Union[str, "os.PathLike[str]"]
+_Path: TypeAlias = "str | os.PathLike[str]"
 
 
 class MemoryFiles(FileSystem):
-    """What a writer writes, as pieces: bytes, and views of tensors that lie in memory anyway.
+    """What a writer writes, as pieces: bytes, and tensors that lie in memory anyway.
 
     The tensors must stay as they are for as long as the pieces are used.
     """
 
     def __init__(self) -> None:
-        self.files: dict[str, list[Piece]] = {}
+        self.files: dict[str, list[_core.Memory | bytes]] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._lock = threading.Lock()
 
@@ -41,8 +42,13 @@ class MemoryFiles(FileSystem):
             with self._lock:
                 self._storages[storage.data_ptr()] = storage
 
-    def piece(self, data: Any) -> Piece:
-        """The bytes as something that stays: as they are if a lent tensor holds them, or else a copy."""
+    def memory(self, name: str) -> _core.Memory:
+        """A file that was written, as what a store takes."""
+        pieces = self.files[name]
+        return _core.Memory.joined([_core.Memory.of(one) if isinstance(one, bytes) else one for one in pieces])
+
+    def piece(self, data: Any) -> _core.Memory | bytes:
+        """Bytes that are being written, where they lie if a lent tensor holds them, or else a copy."""
         view = memoryview(data).cast("B")
         if len(view) < _COPIED_BELOW or not self._storages:
             return bytes(view)
@@ -54,7 +60,9 @@ class MemoryFiles(FileSystem):
         # torch writes a storage as a whole.
         with self._lock:
             storage = self._storages.get(at)
-        return view if storage is not None and len(view) <= storage.nbytes() else bytes(view)
+        if storage is None or len(view) > storage.nbytes():
+            return bytes(view)
+        return _core.Memory.at(at, len(view), storage)
 
     @contextmanager
     def create_stream(self, path: _Path, mode: str) -> Iterator[Any]:
@@ -64,7 +72,7 @@ class MemoryFiles(FileSystem):
                 pieces = self.files[name] = []
             yield _Pieces(self, pieces)
         else:
-            yield io.BytesIO(b"".join(self.files[name]))
+            raise io.UnsupportedOperation(f"{name} is only written")
 
     def concat_path(self, path: _Path, suffix: str) -> str:
         return suffix
@@ -92,7 +100,7 @@ class MemoryFiles(FileSystem):
 class _Pieces(io.RawIOBase):
     """A file that is being written at its end."""
 
-    def __init__(self, files: MemoryFiles, pieces: list[Piece]) -> None:
+    def __init__(self, files: MemoryFiles, pieces: list[_core.Memory | bytes]) -> None:
         super().__init__()
         self._files = files
         self._pieces = pieces
@@ -103,10 +111,11 @@ class _Pieces(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         piece = self._files.piece(data)
-        if piece:
+        size = len(piece)
+        if size:
             self._pieces.append(piece)
-            self._size += len(piece)
-        return len(piece)
+            self._size += size
+        return size
 
     def tell(self) -> int:
         return self._size

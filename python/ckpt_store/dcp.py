@@ -23,11 +23,11 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from . import errors
-from ._dcp_files import Lending, MemoryFiles, Piece, StoredFiles
+from . import _core, errors
+from ._dcp_files import Lending, MemoryFiles, StoredFiles
 from ._dcp_rows import read_rows
 from .checkpoint import Checkpoint
-from .store import Store
+from .store import _FILE_MODE, Store, _Label
 
 __all__ = ["StoreReader", "StoreWriter"]
 
@@ -79,7 +79,7 @@ class StoreWriter(FileSystemWriter):
         """What was stored; on the coordinator, once it is."""
         self.path = _name(run, step)
         self.fs = self._files = MemoryFiles()
-        self._part: Any = None
+        self._part: _core.Part | None = None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begins a new checkpoint: of the same run and step, or of those that ``checkpoint_id`` names as
@@ -111,7 +111,8 @@ class StoreWriter(FileSystemWriter):
         written = super().write_data(plan, cast(SavePlanner, Lending(planner, self._files)))
         written.wait()
         results = written.value()
-        self._part = _prepare(self.store, self._files.files)
+        # Kept until the checkpoint is committed or given up: as long as it lives, gc leaves what was written.
+        self._part = self.store._core.prepare(_given(self._files))
         self.fs = self._files = MemoryFiles()
         done: Future[list[WriteResult]] = Future()
         done.set_result([*results, WriteResult(_PART, 0, self._part.to_bytes())])
@@ -121,17 +122,20 @@ class StoreWriter(FileSystemWriter):
         everything = [result for of_rank in results for result in of_rank]
         parts = [result.storage_data for result in everything if result.index == _PART]
         super().finish(metadata, [[result for result in everything if result.index != _PART]])
-        described = _prepare(self.store, self._files.files)
-        self.checkpoint = _commit(
-            self.store,
-            [*parts, described.to_bytes()],
-            run=self.run,
-            step=self.step,
-            metrics=self.metrics,
-            meta=self.meta,
-            tags=self.tags,
-            replace=self.replace,
+        label = _Label.of(self.run, self.step, self.metrics, self.meta, self.tags, self.replace)
+        root = "checkpoint" if self.step is None else f"step={self.step}"
+        entry = self.store._core.commit_parts(
+            parts,
+            _given(self._files),
+            root,
+            label.run,
+            label.step,
+            label.metrics,
+            label.meta,
+            label.tags,
+            label.replace,
         )
+        self.checkpoint = Checkpoint._of(entry)
         self.fs = self._files = MemoryFiles()
 
     def storage_meta(self) -> StorageMeta:
@@ -263,37 +267,6 @@ def _run_and_step(checkpoint_id: str | os.PathLike[str]) -> tuple[str, int | Non
     return run, int(step) if at else None
 
 
-def _prepare(store: Store, files: Mapping[str, list[Piece]]) -> Any:
-    return _Fallback(store, files)
 
-
-def _commit(store: Store, parts: list[bytes], *, run: str, **about: Any) -> Checkpoint:
-    import shutil
-    import tempfile
-
-    whole = tempfile.mkdtemp(dir=os.path.dirname(store.path))
-    try:
-        for part in parts:
-            for name in os.listdir(part.decode()):
-                os.link(f"{part.decode()}/{name}", f"{whole}/{name}")
-        return cast(Checkpoint, store.put(whole, run=run, **about))
-    finally:
-        shutil.rmtree(whole)
-
-
-class _Fallback:
-    def __init__(self, store: Store, files: Mapping[str, list[Piece]]) -> None:
-        import tempfile
-
-        self.dir = tempfile.mkdtemp(dir=os.path.dirname(store.path))
-        for name, pieces in files.items():
-            with open(f"{self.dir}/{name}", "wb") as file:
-                file.writelines(pieces)
-
-    def to_bytes(self) -> bytes:
-        return self.dir.encode()
-
-    def __del__(self) -> None:
-        import shutil
-
-        shutil.rmtree(self.dir, ignore_errors=True)
+def _given(files: MemoryFiles) -> list[tuple[str, int, _core.Memory]]:
+    return [(name, _FILE_MODE, files.memory(name)) for name in sorted(files.files)]
