@@ -22,7 +22,7 @@ _COPIED_BELOW = 64 << 10
 _Path: TypeAlias = "str | os.PathLike[str]"
 
 
-class MemoryFiles(FileSystem):
+class MemoryFiles(FileSystem):  # type: ignore[misc]
     """What a writer writes, as pieces: bytes, and tensors that lie in memory anyway.
 
     The tensors must stay as they are for as long as the pieces are used.
@@ -139,7 +139,7 @@ class Lending:
         return getattr(self._planner, name)
 
 
-class StoredFiles(FileSystem):
+class StoredFiles(FileSystem):  # type: ignore[misc]
     """The files of one checkpoint of a store, to be read."""
 
     def __init__(self, opened: Callable[[str], BinaryIO]) -> None:

@@ -135,7 +135,7 @@ def random_state() -> dict[str, Any]:
         else:
             _log.warning("the state of numpy's global generator %s is not kept", told["bit_generator"])
     # A process that never used CUDA must not begin to for this.
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 

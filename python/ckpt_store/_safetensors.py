@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
 
-from . import errors
+from . import _core, errors
 
 # As the format itself bounds it.
 _HEADER_BYTES_MAX = 100_000_000
@@ -37,11 +37,11 @@ _LONG = {short: long for long, short in _NAMES.items()}
 _OTHER_TYPES = "ckpt_store.types"
 
 
-def header_and_pieces(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[Any]:
-    """The bytes of a file with these arrays: the header, then a view of each array, which is copied only if it must be.
+def in_memory(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> _core.Memory:
+    """A file with these arrays, which stay where they are, unless they have to be laid out anew.
 
-    Whatever numpy makes an array of will do, and is asked for it when its turn comes. An array of a type that the
-    format lacks is written as bytes, and its type is told in the metadata.
+    Whatever numpy makes an array of will do. An array of a type that the format lacks is written as bytes, and its type
+    is told in the metadata.
     """
     # Large elements first, so that every tensor is aligned to its own.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
@@ -56,13 +56,15 @@ def header_and_pieces(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    parts = [_core.Memory.of(len(text).to_bytes(8, "little") + text)]
     for name in names:
         array = numpy.asarray(tensors[name])
         if array.nbytes:
             native = array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
             # ml_dtypes' arrays have no buffer of their own type.
-            yield _bytes_of(numpy.ascontiguousarray(native))
+            whole = numpy.ascontiguousarray(native)
+            parts.append(_core.Memory.at(whole.ctypes.data, whole.nbytes, whole))
+    return _core.Memory.joined(parts)
 
 
 class Tensors:

@@ -35,7 +35,7 @@ __all__ = ["StoreReader", "StoreWriter"]
 _PART = MetadataIndex("\0ckpt_store part")
 
 
-class StoreWriter(FileSystemWriter):
+class StoreWriter(FileSystemWriter):  # type: ignore[misc]
     """Writes the checkpoint of a run and step; every rank makes one for the same store.
 
     The checkpoint has the files that torch's ``FileSystemWriter`` would have written, so `ckpt get` gives a directory
@@ -169,7 +169,7 @@ class StoreWriter(FileSystemWriter):
         self._let_go()
 
 
-class StoreReader(FileSystemReader):
+class StoreReader(FileSystemReader):  # type: ignore[misc]
     """Reads a checkpoint that :class:`StoreWriter` wrote, or any stored directory of ``FileSystemWriter``, in a world
     of any size.
 

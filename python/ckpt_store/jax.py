@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,9 +18,9 @@ import jax
 import numpy
 
 from . import errors
-from ._safetensors import Tensors, header_and_pieces
+from ._safetensors import Tensors, in_memory
 from .checkpoint import Checkpoint
-from .store import Store
+from .store import _FILE_MODE, Store, _Label
 
 __all__ = ["load", "save"]
 
@@ -53,8 +51,8 @@ def save(
     structure, tensors = _taken_apart(tree)
     described = json.dumps({"version": _VERSION, "tree": structure}, separators=(",", ":"))
     metadata = {"format": "flax", _STRUCTURE: described}
-    about = {"metrics": metrics, "meta": meta, "tags": tags, "replace": replace, "gc": gc}
-    return _write(store, file, header_and_pieces(tensors, metadata), run=run, step=step, **about)
+    label = _Label.of(run, step, metrics, meta, tags, replace)
+    return store._put(label, [], [(file, _FILE_MODE, in_memory(tensors, metadata))], None, gc)
 
 
 def load(store: Store, ref: str, like: Any = None, *, file: str | None = None) -> Any:
@@ -72,9 +70,13 @@ def load(store: Store, ref: str, like: Any = None, *, file: str | None = None) -
         told = tensors.metadata.get(_STRUCTURE)
         if told is None:
             raise errors.Invalid(f"{ref} holds no pytree: it was not stored by ckpt_store.jax.save")
-        described = json.loads(told)
-        if described["version"] != _VERSION:
-            raise errors.Unsupported(f"{ref} was stored by another version of ckpt_store.jax, {described['version']}")
+        try:
+            described = json.loads(told)
+            version = described["version"]
+        except (ValueError, TypeError, KeyError):
+            raise errors.Invalid(f"{ref} holds no sound pytree") from None
+        if version != _VERSION:
+            raise errors.Unsupported(f"{ref} was stored by another version of ckpt_store.jax, {version}")
         if like is None:
             return _built(described["tree"], tensors)
         return _filled(like, described["tree"], tensors, ref)
@@ -255,13 +257,3 @@ def _fitted(leaf: Any, described: Mapping[str, Any], tensors: Tensors, shown: st
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _write(store: Store, file: str, pieces: Iterable[Any], *, run: str, step: int | None, **about: Any) -> Checkpoint:
-    """Stores one file that lies in memory in pieces."""
-    with tempfile.TemporaryDirectory(prefix=".ckpt-", dir=os.path.dirname(os.path.abspath(store.path))) as folder:
-        path = os.path.join(folder, file)
-        with open(path, "wb") as written:
-            for piece in pieces:
-                written.write(piece)
-        return store.put(path, run=run, step=step, **about)
