@@ -101,10 +101,11 @@ def _described(
     return _Tensor(dtype, str(key), int(elements), int(offset), tuple(size), tuple(stride))
 
 
-def read_rows(file: Any, offset: int, length: int, first: int, rows: int) -> torch.Tensor | None:
-    """Reads rows ``first`` to ``first + rows`` of the one tensor that the archive at this place of the file holds.
+def read_rows(file: Any, offset: int, length: int, first: int, shape: Sequence[int]) -> torch.Tensor | None:
+    """Reads a tensor of this shape: the rows from ``first`` on of the one that the archive at this place of the file
+    holds.
 
-    None when it is no plain tensor that lies row by row: then it has to be loaded as a whole.
+    None when that is no plain tensor that lies row by row, or has other rows: then it has to be loaded as a whole.
     """
     window = io.BufferedReader(_Window(file, offset, length))
     try:
@@ -122,6 +123,9 @@ def read_rows(file: Any, offset: int, length: int, first: int, rows: int) -> tor
     except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError, IndexError, EOFError):
         return None
     itemsize = tensor.dtype.itemsize
+    if not shape or tensor.size[1:] != tuple(shape[1:]):
+        return None
+    rows = shape[0]
     stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == record.compress_size
     if not stored or record.file_size != tensor.elements * itemsize or not 0 <= first <= first + rows <= tensor.size[0]:
         return None
@@ -141,8 +145,8 @@ def read_rows(file: Any, offset: int, length: int, first: int, rows: int) -> tor
     if filled != len(data):
         raise EOFError(f"the tensor at byte {offset + begin} of the file ends early")
     if not data:
-        return torch.empty((rows, *tensor.size[1:]), dtype=tensor.dtype)
-    return torch.frombuffer(data, dtype=tensor.dtype).reshape(rows, *tensor.size[1:])
+        return torch.empty(tuple(shape), dtype=tensor.dtype)
+    return torch.frombuffer(data, dtype=tensor.dtype).reshape(tuple(shape))
 
 
 def _lies_row_by_row(tensor: _Tensor) -> bool:

@@ -236,14 +236,14 @@ class StoreReader(FileSystemReader):  # type: ignore[misc]
 
     def _read_rows(self, file: Any, item: ReadItem, planner: LoadPlanner) -> bool:
         """Reads an item that is some rows of what was written in one piece; whether it was."""
-        if item.type != LoadItemType.TENSOR or not item.lengths or any(item.storage_offsets[1:]):
+        if item.type != LoadItemType.TENSOR or not item.lengths:
             return False
         info = self.storage_data[item.storage_index]
         if getattr(info, "transform_descriptors", None):
             return False
-        rows = read_rows(file, info.offset, info.length, item.storage_offsets[0], item.lengths[0])
+        rows = read_rows(file, info.offset, info.length, item.storage_offsets[0], item.lengths)
         # Of another form, or only a part of each row: as torch does it.
-        if rows is None or rows.shape != item.lengths:
+        if rows is None:
             return False
         target = planner.resolve_tensor(item).detach()
         if target.size() != rows.size():

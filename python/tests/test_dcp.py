@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint into a store: two ranks save, one, two and three load, torch's own reader loads as well."""
+"""torch.distributed.checkpoint into a store: two ranks save, one, two and three load, and torch's own reader loads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
 
 import dcp_rank
 from ckpt_store import Store, errors
@@ -162,6 +163,46 @@ def test_only_what_is_asked_for_is_read(
     assert size < seen[0] < size + 60_000
 
 
+class OneTensor:
+    """As much of a planner as reading one tensor needs."""
+
+    def __init__(self, *shape: int) -> None:
+        self.target = torch.zeros(shape)
+        self.committed = False
+
+    def resolve_tensor(self, item: ReadItem) -> torch.Tensor:
+        return self.target
+
+    def commit_tensor(self, item: ReadItem, tensor: torch.Tensor) -> None:
+        self.committed = tensor.data_ptr() == self.target.data_ptr()
+
+
+@pytest.mark.parametrize(("first", "shape", "most"), [((10, 0), (5, 512), 40_000), ((10, 3), (5, 7), 400_000)])
+def test_of_a_part_only_its_rows_are_read(
+    saved: tuple[Path, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    first: tuple[int, int],
+    shape: tuple[int, int],
+    most: int,
+) -> None:
+    store = Store(saved[0] / "store")
+    seen = [0]
+    opened = store.open
+    monkeypatch.setattr(store, "open", lambda ref, file=None: Counting(opened(ref, file).read(), seen))
+    reader = StoreReader(store, "a@2")
+    metadata = reader.read_metadata()
+    reader.set_up_storage_reader(metadata, True)
+    (index,) = [one for one in metadata.storage_data if one.fqn == "model.rows" and one.offset == torch.Size([150, 0])]
+    sizes = [torch.Size(one) for one in ((0, 0), first, shape)]
+    item = ReadItem(LoadItemType.TENSOR, index, sizes[0], index, *sizes[1:])
+    planner = OneTensor(*shape)
+    seen[0] = 0
+    reader.read_data(LoadPlan([item]), planner)
+    rows, columns = (slice(begin, begin + size) for begin, size in zip(first, shape))
+    assert torch.equal(planner.target, dcp_rank.whole()["rows"][150:][rows, columns])
+    assert planner.committed and 0 < seen[0] < most
+
+
 def archive(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -173,12 +214,13 @@ def test_rows_are_read_where_they_lie_and_nothing_else_is() -> None:
     data = b"before" + archive(grid) + b"after"
     length = len(data) - 11
     seen = [0]
-    rows = read_rows(Counting(data, seen), 6, length, 1000, 50)
+    rows = read_rows(Counting(data, seen), 6, length, 1000, [50, 100])
     assert rows is not None and torch.equal(rows, grid[1000:1050])
     assert seen[0] < 40_000, "the other 790 kB are not read"
-    assert torch.equal(read_rows(io.BytesIO(data), 6, length, 0, 4000), grid)
-    assert read_rows(io.BytesIO(data), 6, length, 3999, 2) is None
-    empty = read_rows(io.BytesIO(data), 6, length, 7, 0)
+    assert torch.equal(read_rows(io.BytesIO(data), 6, length, 0, [4000, 100]), grid)
+    assert read_rows(io.BytesIO(data), 6, length, 3999, [2, 100]) is None
+    assert read_rows(io.BytesIO(data), 6, length, 0, [2, 99]) is None
+    empty = read_rows(io.BytesIO(data), 6, length, 7, [0, 100])
     assert empty is not None and empty.shape == (0, 100)
 
 
@@ -198,7 +240,8 @@ def test_rows_are_read_where_they_lie_and_nothing_else_is() -> None:
 )
 def test_of_anything_but_a_plain_tensor_no_rows_are_read(value: Any) -> None:
     data = archive(value)
-    assert read_rows(io.BytesIO(data), 0, len(data), 0, 1) is None
+    shape = value.shape if isinstance(value, torch.Tensor) else (1,)
+    assert read_rows(io.BytesIO(data), 0, len(data), 0, shape) is None
 
 
 class Evil:
@@ -217,17 +260,17 @@ def test_a_hostile_archive_runs_nothing_and_reads_nothing_outside(tmp_path: Path
         broken = bytearray(data)
         broken[at] ^= 0xFF
         try:
-            rows = read_rows(io.BytesIO(bytes(broken)), 0, len(broken), 1, 2)
+            rows = read_rows(io.BytesIO(bytes(broken)), 0, len(broken), 1, [2, 3])
         except (EOFError, RuntimeError, NotImplementedError, OSError):
             continue
         assert rows is None or rows.shape == (2, 3)
     for cut in range(0, len(data), 50):
-        assert read_rows(io.BytesIO(data[:cut]), 0, cut, 0, 1) is None
+        assert read_rows(io.BytesIO(data[:cut]), 0, cut, 0, [1, 3]) is None
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as file:
         file.writestr("archive/data.pkl", pickle.dumps(Evil(tmp_path / "made")))
         file.writestr("archive/data/0", b"x" * 8)
-    assert read_rows(made, 0, len(made.getvalue()), 0, 1) is None
+    assert read_rows(made, 0, len(made.getvalue()), 0, [1]) is None
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(Evil(tmp_path / "made")))
     assert (tmp_path / "made").exists(), "it would have"
@@ -244,6 +287,26 @@ def test_one_process_saves_without_a_group(tmp_path: Path) -> None:
     assert torch.equal(state["view"], view) and torch.equal(state["big"], torch.arange(50_000))
     with pytest.raises(CheckpointException, match="Missing key in checkpoint state_dict: more"):
         dcp.load({"more": torch.zeros(2)}, storage_reader=StoreReader(store, "x/y"))
+
+
+class FailsOnce(dcp.DefaultSavePlanner):
+    failing = True
+
+    def resolve_data(self, write_item: Any) -> Any:
+        if self.failing and write_item.index.fqn == "b":
+            raise RuntimeError("no data here")
+        return super().resolve_data(write_item)
+
+
+def test_a_writer_that_failed_begins_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    writer = StoreWriter(store, run="a", step=1, single_file_per_rank=False)
+    with pytest.raises(CheckpointException, match="no data here"):
+        dcp.save({"a": torch.ones(1), "b": torch.ones(1)}, storage_writer=writer, planner=FailsOnce())
+    assert store.runs() == []
+    writer.single_file_per_rank = True
+    dcp.save({"a": torch.ones(1)}, storage_writer=writer, planner=FailsOnce())
+    assert [file.path for file in store.files("a@1")] == [".metadata", "__0_0.distcp"]
 
 
 def test_large_tensors_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +352,6 @@ def test_what_names_no_checkpoint_to_write_is_refused(tmp_path: Path) -> None:
 
 def test_ranks_that_find_different_checkpoints_are_told(tmp_path: Path) -> None:
     reader = StoreReader(Store(tmp_path / "store"), "a@latest")
-    plans = [dcp.planner.LoadPlan([], storage_data=id) for id in ("one", "two")]
+    plans = [LoadPlan([], storage_data=id) for id in ("one", "two")]
     with pytest.raises(errors.Changed, match="a@latest named one and two for different ranks"):
         reader.prepare_global_plan(plans)

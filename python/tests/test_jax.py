@@ -124,7 +124,9 @@ def test_the_file_is_safetensors_with_the_leaves_names(store: Store, tmp_path: P
     assert back["a.b"].tolist() == [1] and back["a"]["b"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e3m4", "int4", "complex64", "complex128", "bool"])
+@pytest.mark.parametrize(
+    "name", ["float8_e4m3fn", "float8_e5m2", "float8_e3m4", "int4", "complex64", "complex128", "bool"]
+)
 def test_every_type_comes_back(store: Store, name: str) -> None:
     array = numpy.array([[0, 1], [1, 0]]).astype(numpy.dtype(name))
     save(store, {"x": array, "zero": array[0, 1]}, run="a", step=1)

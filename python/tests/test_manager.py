@@ -48,7 +48,7 @@ def damage(files: set[Path]) -> None:
     for path in files:
         path.chmod(0o644)
         data = bytearray(path.read_bytes())
-        for at in range(256, len(data) - 256, 97):
+        for at in range(100, len(data) - 100, 97):
             data[at] ^= 0xFF
         path.write_bytes(data)
 
@@ -162,19 +162,33 @@ def test_a_full_pickle_is_taken_when_asked_for(tmp_path: Path) -> None:
     assert type(manager.values["odd"]) is Unusual
 
 
-def test_a_damaged_newest_is_passed_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def lose(files: set[Path]) -> None:
+    assert files
+    for path in files:
+        path.unlink()
+
+
+def manifests(store: Store) -> set[Path]:
+    return set((Path(store.path) / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize("objects", [packs, manifests])
+@pytest.mark.parametrize("harm", [damage, lose])
+def test_a_damaged_newest_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, objects: Any, harm: Any
+) -> None:
     manager = CheckpointManager(tmp_path / "store", "a")
     assert manager.restore_latest(**training()) is None
     parts = training()
     written: list[set[Path]] = []
     for step in (1, 2, 3):
-        before = packs(manager.store)
+        before = objects(manager.store)
         step_once(parts)
         manager.save(step, **parts)
-        written.append(packs(manager.store) - before)
+        written.append(objects(manager.store) - before)
         if step == 2:
             expected = parts["model"][0].weight.detach().clone()
-    damage(written[2])
+    harm(written[2])
     with caplog.at_level(logging.WARNING, "ckpt_store"):
         again = training(seed=1)
         assert manager.restore_latest(**again) == 2
@@ -184,7 +198,7 @@ def test_a_damaged_newest_is_passed_over_and_named(tmp_path: Path, caplog: pytes
     step_once(again)
     manager.save(3, **again)
     assert manager.restore_latest(**training()) == 3
-    damage(packs(manager.store))
+    harm(objects(manager.store))
     with pytest.raises(errors.Corrupt, match="no checkpoint of a is sound: a@3, a@2, a@1"):
         manager.restore_latest(**training())
 
