@@ -287,12 +287,18 @@ class CheckpointManager:
             self._failed = error
 
     def _retain(self) -> None:
-        """Drops what no rule keeps, now or later."""
-        if any(rule is not None for rule in self._rules.values()) and self._may_go():
-            if time.monotonic() < self._gc_not_before:
-                self._gc_postponed = True
-            else:
-                self._gc()
+        """Drops what no rule keeps, now or later. Never fails: what had to be stored is stored."""
+        if all(rule is None for rule in self._rules.values()):
+            return
+        try:
+            may_go = self._may_go()
+        except errors.CkptError as error:
+            _log.warning("old checkpoints of %s were not looked at: %s", self.run, error)
+            return
+        if may_go and time.monotonic() < self._gc_not_before:
+            self._gc_postponed = True
+        elif may_go:
+            self._gc()
 
     def _may_go(self) -> bool:
         """Whether there seems to be a checkpoint that no rule keeps: gc decides, this spares one that has nothing to
