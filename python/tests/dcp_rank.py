@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -67,6 +68,13 @@ class FailsOnRankOne(dcp.DefaultSavePlanner):
     def resolve_data(self, write_item: Any) -> Any:
         if dist.get_rank() == 1:
             raise RuntimeError("no data here")
+        return super().resolve_data(write_item)
+
+
+class DiesOnRankOne(dcp.DefaultSavePlanner):
+    def resolve_data(self, write_item: Any) -> Any:
+        if dist.get_rank() == 1 and "rows" in write_item.index.fqn:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().resolve_data(write_item)
 
 
@@ -152,6 +160,18 @@ def load(rank: int, directory: Path) -> dict[str, Any]:
     return {"same": same(state), "local": isinstance(state["model"]["rows"], DTensor)}
 
 
+def die(rank: int, directory: Path) -> dict[str, Any]:
+    state = sharded(init_device_mesh("cpu", (2,)), whole(3))
+    store = Store(directory / "store")
+    try:
+        dcp.save(state, storage_writer=StoreWriter(store, run="a", step=7), planner=DiesOnRankOne())
+    except RuntimeError as error:
+        # As if this rank were killed as well, as whoever starts ranks does then.
+        print(json.dumps({"error": type(error).__name__}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"error": None}
+
+
 if __name__ == "__main__":
     job, rank, world, directory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     # torch tells of its own experimental parts.
@@ -159,7 +179,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     meeting = directory / f"meeting-{job}-{world}"
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    told = {"save": save, "load": load}[job](rank, directory)
+    told = {"save": save, "load": load, "die": die}[job](rank, directory)
     dist.barrier()
     dist.destroy_process_group()
     print(json.dumps(told))

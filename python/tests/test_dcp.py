@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -28,8 +30,8 @@ from ckpt_store.dcp import StoreReader, StoreWriter
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
-def ranks(job: str, world: int, directory: Path) -> list[dict[str, Any]]:
-    """What each rank of a job told."""
+def ranks(job: str, world: int, directory: Path, code: int = 0) -> list[dict[str, Any]]:
+    """What each rank of a job told, all of which end with this code."""
     script = str(Path(__file__).with_name("dcp_rank.py"))
     started = [
         subprocess.Popen(
@@ -45,8 +47,8 @@ def ranks(job: str, world: int, directory: Path) -> list[dict[str, Any]]:
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * world, "\n".join(err for _, err in ended)
-    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    assert [process.returncode for process in started] == [code] * world, "\n".join(err for _, err in ended)
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended if out]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,23 @@ def test_the_files_are_those_of_the_file_system_writer(
         assert (got / name).read_bytes() == (plain / name).read_bytes()
     state = empty()
     dcp.load(state, storage_reader=dcp.FileSystemReader(got))
+    assert_same(state)
+
+
+def test_ranks_that_are_killed_leave_the_store_as_it_was(
+    saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    store = Store(shutil.copytree(saved[0] / "store", tmp_path / "store"))
+    before = store.checkpoints()
+    store.gc()
+    held = store.stats()["stored_bytes"]
+    assert ranks("die", 2, tmp_path, code=-signal.SIGKILL) == [{"error": "RuntimeError"}]
+    assert store.checkpoints() == before and store.verify()["sound"]
+    assert store.stats()["stored_bytes"] > held, "the part of the rank that had written is garbage now"
+    store.gc()
+    assert store.stats()["stored_bytes"] <= held
+    state = empty()
+    dcp.load(state, storage_reader=StoreReader(store, "a@2"))
     assert_same(state)
 
 
