@@ -25,7 +25,8 @@ from .errors import (
     Unsupported,
 )
 from .materialized import materialize
-from .store import SaveHandle, Store
+from .saving import SaveHandle
+from .store import Store
 
 __all__ = [
     "Busy",

@@ -72,7 +72,7 @@ class _Fetcher:
                     done = self.stream.record_event()
                 # Lets go of the GIL, as the copy does not need it.
                 done.synchronize()
-            return slot.data_ptr()
+            return int(slot.data_ptr())
 
         return Memory.far(storage.nbytes(), fetch)
 

@@ -10,7 +10,7 @@ use std::process::Command;
 const RANKS: &[&[&str]] = &[
     &["ops"],
     &["store"],
-    &["catalog", "index"],
+    &["catalog", "index", "archive"],
     &["packs", "session"],
     &["backend", "parallel", "space"],
     &["format"],
