@@ -36,7 +36,7 @@ wheel: ## builds the Python wheel ckpt-store, with the command in it: target/whe
 	@$(ENV) cargo build $(FLAGS)
 	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
 
-demo: ## trains a small model, stores its 20 checkpoints, gets them back, and shows what was saved (KEEP=1 keeps the files)
+demo: ## a Lightning training saves into a store, is killed, goes on; shows what that saved (KEEP=1 keeps the files)
 	@$(SETUP) python
 	@$(ENV) cargo build $(FLAGS)
 	@$(ENV) python/wheel.sh "$(TARGET)" "$(SITE)"
