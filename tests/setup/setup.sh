@@ -123,7 +123,7 @@ need_venv() {
     stamp=$(stamp_of "$here/requirements.txt" "$here/cpu_torch.py")
     if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     need_python
-    say "making a Python environment with torch, CPU only, in $venv (a 0.7 GB download, 1.9 GB on disk, about a minute)"
+    say "making a Python environment with torch, CPU only, in $venv (a 0.8 GB download, 2.4 GB on disk, about a minute)"
     : >"$cache/pip.log"
     rm -rf "$new"
     if ! small_venv "$new" 2>>"$cache/pip.log"; then
