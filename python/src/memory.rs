@@ -119,12 +119,39 @@ impl Source for Far {
 /// Bytes that one thread copies at a time.
 const COPY_BYTES: usize = 4 << 20;
 
+/// Bytes of a huge page on the machines that we know, and how far apart two tensors of one buffer may lie.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+const GAP_BYTES: usize = 64;
+
+/// Has the system give huge pages where memory (address, bytes) is about to be filled for the first time: a page at a time of 4 KiB
+/// takes as long as reading what goes there. Where there are none, or it was filled before, nothing happens.
+pub fn expect_filling(mut places: Vec<(usize, usize)>) {
+    places.sort_unstable();
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (address, len) in places {
+        match runs.last_mut() {
+            Some((start, run)) if address.saturating_sub(*start + *run) <= GAP_BYTES => *run = address + len - *start,
+            _ => runs.push((address, len)),
+        }
+    }
+    for (address, len) in runs {
+        let start = address.next_multiple_of(HUGE_PAGE_BYTES);
+        let end = (address + len) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if start < end {
+            // SAFETY: the advice changes nothing that can be seen of the memory, and pages that are not ours to advise on are
+            // refused.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+}
+
 /// Copies memory: from, to, bytes of each, which must not overlap. By all threads.
 #[pyfunction]
 pub fn copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>) -> PyResult<()> {
     if copies.iter().any(|(from, to, _)| *from == 0 || *to == 0) {
         return Err(PyValueError::new_err("there is no memory at address 0"));
     }
+    expect_filling(copies.iter().map(|(_, to, len)| (*to, *len)).collect());
     // Large ones in pieces, so that all threads have something to do to the end.
     let mut pieces = Vec::with_capacity(copies.len());
     for (from, to, len) in copies {

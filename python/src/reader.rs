@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::describe;
+use crate::memory::expect_filling;
 use crate::work::{run, run_briefly};
 
 /// Bytes of a read from which on it may take long enough for somebody to want to stop it.
@@ -75,6 +76,7 @@ impl Reader {
             wanted.iter().map(|(file, offset, len, _)| Span { file: *file, offset: *offset, len: *len }).collect();
         let places: Vec<(usize, usize)> = wanted.iter().map(|(_, _, len, address)| (*address, *len as usize)).collect();
         let mut memory = memory(&places)?;
+        expect_filling(places);
         run(py, |progress| self.0.read_many(&spans, &mut memory, progress))
     }
 }
