@@ -243,3 +243,7 @@ pub const SUMS_MAX: usize = 256 << 10;
 /// Bytes that a thread asks for at once of a source that is not in this process's memory, such as a GPU's: a multiple of
 /// `CHUNK_BYTES_MAX`, for each time costs some 100 microseconds. 16 threads hold 64 MB so.
 pub const FAR_BYTES: usize = 4 << 20;
+
+/// Bytes of small records that an archive around memory keeps as it summed them up: some thousand of them, such as the counters and
+/// buffers of a model, which come from a GPU once and not for each time that they are read.
+pub const SMALL_COPIES_BYTES: u64 = 64 << 20;

@@ -1,5 +1,6 @@
 //! What `torch.save` would write, around bytes that lie in memory: a source that is a file without being written anywhere.
-//! Never copies a record, and never trusts that a record stays as it is: whoever stores it checks what it reads.
+//! Never copies a record that has chunks of its own, and never trusts that one stays as it is: whoever stores it checks what it
+//! reads.
 
 mod joined;
 mod sums;
@@ -50,10 +51,10 @@ pub fn torch_archive(name: &str, records: Vec<Record>, sums: &Sums, progress: &d
     }
     let mut writer = zip::Writer::new(name);
     let mut joined = Joined::default();
-    for (Record { name, source }, Summed { crc, ids }) in records.into_iter().zip(summed) {
+    for (Record { name, source }, Summed { crc, ids, copy }) in records.into_iter().zip(summed) {
         let size = source.size();
         joined.add(Literal(writer.begin(&name, size)));
-        joined.add_hashed(source, ids);
+        joined.add_hashed(copy.map_or(source, |bytes| Arc::new(Literal(bytes))), ids);
         joined.add(Literal(writer.end(crc, size)));
     }
     for (name, text) in [("version", "3\n".to_owned()), (".data/serialization_id", decimal(&id.finalize()))] {

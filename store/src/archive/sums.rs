@@ -10,7 +10,7 @@ use crc32fast::Hasher;
 
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
-use crate::limits::{CHUNK_BYTES_MAX, FAR_BYTES, SMALL_TENSOR_BYTES, SUMS_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, FAR_BYTES, SMALL_COPIES_BYTES, SMALL_TENSOR_BYTES, SUMS_MAX};
 use crate::parallel::in_order;
 use crate::progress::{Progress, Stage};
 use crate::split::Source;
@@ -41,6 +41,8 @@ pub struct Summed {
     pub crc: u32,
     /// Of its chunks; none for a record that is too small to have chunks of its own.
     pub ids: Vec<ChunkId>,
+    /// Its bytes as they were summed up, of a small one: no chunk of its own tells whether they are others by now.
+    pub copy: Option<Vec<u8>>,
 }
 
 /// A few chunks of a record on end, or all of a small one.
@@ -49,8 +51,37 @@ struct Task {
     offset: u64,
     len: usize,
     is_named: bool,
+    /// Whether its bytes are kept as they were summed up.
+    is_kept: bool,
     /// The number of its first chunk among those of all tasks.
     first: usize,
+}
+
+/// One thread's memory.
+#[derive(Default)]
+struct Scratch {
+    buf: Vec<u8>,
+    /// Whether the last chunk's sum was not known: then that of the next one is not either.
+    is_new: bool,
+}
+
+impl Scratch {
+    /// What a chunk in memory is called, if that is wanted, and what it sums up to: both of the same bytes, though a training
+    /// may write to them meanwhile. What is summed is copied first. A sum that is known by the name needs no copy.
+    fn name_and_sum(&mut self, chunk: &[u8], is_named: bool, sums: &Sums) -> (Option<ChunkId>, u32) {
+        if is_named && !self.is_new {
+            let id = ChunkId::of(chunk);
+            if let Some(sum) = sums.get(id) {
+                return (Some(id), sum);
+            }
+        }
+        self.buf.clear();
+        self.buf.extend_from_slice(chunk);
+        let id = is_named.then(|| ChunkId::of(&self.buf));
+        let known = id.and_then(|id| sums.get(id));
+        self.is_new = is_named && known.is_none();
+        (id, known.unwrap_or_else(|| crc32fast::hash(&self.buf)))
+    }
 }
 
 /// Names and sums up all records, by all threads.
@@ -61,50 +92,56 @@ pub fn sum_all(
     read_error: impl Fn(usize, io::Error) -> Error + Sync,
 ) -> Result<Vec<Summed>> {
     let mut tasks = Vec::new();
-    let mut chunks = 0;
+    let (mut chunks, mut kept) = (0, 0);
     for (record, source) in records.iter().enumerate() {
         let size = source.size();
         let step = if source.bytes(0, 0).is_some() { CHUNK_BYTES_MAX } else { FAR_BYTES };
+        let is_named = size >= SMALL_TENSOR_BYTES;
+        let is_kept = !is_named && kept + size <= SMALL_COPIES_BYTES;
+        kept += if is_kept { size } else { 0 };
         for offset in (0..size).step_by(step) {
             let len = (size - offset).min(step as u64) as usize;
-            tasks.push(Task { record, offset, len, is_named: size >= SMALL_TENSOR_BYTES, first: chunks });
+            tasks.push(Task { record, offset, len, is_named, is_kept, first: chunks });
             chunks += len.div_ceil(CHUNK_BYTES_MAX);
         }
     }
     progress.begin(Stage::Hash, records.iter().map(|source| source.size()).sum());
-    // Beside the names and not in a pair with them: rustc 1.95 compiles a pair of these, handed out by `in_order`, so that the
-    // sum comes out with its highest bit turned over. The tests of the archive and those of the Python package watch it.
+    // Beside the names and not in a pair with them, for what record 0023 tells of a compiler.
     let crcs: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-    let ids = in_order(tasks.len(), progress, Vec::new, |buf, at| {
-        let Task { record, offset, len, is_named, first } = tasks[at];
+    let done = in_order(tasks.len(), progress, Scratch::default, |scratch, at| {
+        let Task { record, offset, len, is_named, is_kept, first } = tasks[at];
         let source = records[record];
-        let bytes = match source.bytes(offset, len) {
-            Some(bytes) => bytes,
-            None => {
-                buf.resize(FAR_BYTES, 0);
-                source.read_exact_at(&mut buf[..len], offset).map_err(|error| read_error(record, error))?;
-                &buf[..len]
-            }
-        };
         let mut ids = Vec::new();
-        for (chunk, crc) in bytes.chunks(CHUNK_BYTES_MAX).zip(&crcs[first..]) {
-            let id = is_named.then(|| ChunkId::of(chunk));
-            let sum = id.and_then(|id| sums.get(id)).unwrap_or_else(|| crc32fast::hash(chunk));
-            crc.store(sum, Ordering::Relaxed);
-            ids.extend(id);
+        if let Some(bytes) = source.bytes(offset, len) {
+            for (chunk, crc) in bytes.chunks(CHUNK_BYTES_MAX).zip(&crcs[first..]) {
+                let (id, sum) = scratch.name_and_sum(chunk, is_named, sums);
+                crc.store(sum, Ordering::Relaxed);
+                ids.extend(id);
+            }
+        } else {
+            scratch.buf.resize(len, 0);
+            source.read_exact_at(&mut scratch.buf, offset).map_err(|error| read_error(record, error))?;
+            for (chunk, crc) in scratch.buf.chunks(CHUNK_BYTES_MAX).zip(&crcs[first..]) {
+                let id = is_named.then(|| ChunkId::of(chunk));
+                let sum = id.and_then(|id| sums.get(id)).unwrap_or_else(|| crc32fast::hash(chunk));
+                crc.store(sum, Ordering::Relaxed);
+                ids.extend(id);
+            }
         }
         progress.advance(len as u64);
-        Ok(ids)
+        // Of a small record the buffer holds all, wherever it came from.
+        Ok((ids, is_kept.then(|| scratch.buf.clone())))
     })?;
-    let mut summed: Vec<(Hasher, Vec<ChunkId>)> = records.iter().map(|_| Default::default()).collect();
+    let mut summed: Vec<(Hasher, Vec<ChunkId>, Option<Vec<u8>>)> = records.iter().map(|_| Default::default()).collect();
     let crcs: Vec<u32> = crcs.into_iter().map(AtomicU32::into_inner).collect();
-    for (task, names) in tasks.iter().zip(ids) {
-        let (all, ids) = &mut summed[task.record];
+    for (task, (names, bytes)) in tasks.iter().zip(done) {
+        let (all, ids, copy) = &mut summed[task.record];
         for (at, crc) in (0..task.len).step_by(CHUNK_BYTES_MAX).zip(&crcs[task.first..]) {
             all.combine(&Hasher::new_with_initial_len(*crc, (task.len - at).min(CHUNK_BYTES_MAX) as u64));
         }
         sums.keep(names.iter().copied().zip(crcs[task.first..].iter().copied()));
         ids.extend(names);
+        *copy = bytes;
     }
-    Ok(summed.into_iter().map(|(all, ids)| Summed { crc: all.finalize(), ids }).collect())
+    Ok(summed.into_iter().map(|(all, ids, copy)| Summed { crc: all.finalize(), ids, copy }).collect())
 }

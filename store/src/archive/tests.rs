@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{Joined, Literal, Record, Sums, torch_archive};
 use crate::id::ChunkId;
@@ -126,5 +127,39 @@ fn reads_that_begin_anywhere_are_those_of_the_whole() {
             source.read_exact_at(&mut read, start as u64).expect("bytes that were just made");
             assert!(read == bytes[start..end], "{start}..{end}");
         }
+    }
+}
+
+/// A small source that is different each time somebody looks.
+struct Restless(AtomicU8, [[u8; 100]; 8]);
+
+impl Source for Restless {
+    fn size(&self) -> u64 {
+        100
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.copy_from_slice(self.bytes(offset, buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let look = self.0.fetch_add(1, Ordering::Relaxed) as usize % self.1.len();
+        self.1[look].get(offset as usize..offset as usize + len)
+    }
+}
+
+#[test]
+fn a_small_record_is_what_was_summed_up() {
+    let restless = Restless(AtomicU8::new(0), std::array::from_fn(|look| [look as u8; 100]));
+    let records = vec![record("data.pkl", Literal(noise(200, 1))), record("data/0", restless)];
+    let archive = torch_archive("archive", records, &Sums::default(), &Quiet).expect("bytes that were just made");
+    let bytes = all_of(&archive);
+    assert_eq!(bytes, all_of(&archive), "it is read as often as anybody likes");
+    let zip = rawzip::ZipArchive::from_slice(&bytes).expect("bytes that were just made");
+    let mut entries = zip.entries();
+    while let Some(entry) = entries.next_entry().expect("bytes that were just made") {
+        let body = zip.get_entry(entry.wayfinder()).expect("bytes that were just made");
+        assert_eq!(rawzip::crc32(body.data()), entry.crc32());
     }
 }
