@@ -152,11 +152,12 @@ impl OpenCheckpoint {
             return Ok(len);
         }
         let ahead = match window {
-            1.. if (len as u64) < LARGE_READ_BYTES => self.chunks_in(file, offset + len as u64, window),
+            1.. if (len as u64) < LARGE_READ_BYTES => {
+                self.chunks_in(file, offset + len as u64, window, ANNOUNCED_CHUNKS_MAX.saturating_sub(jobs.len()))
+            }
             _ => Vec::new(),
         };
-        let ahead = &ahead[..ahead.len().min(ANNOUNCED_CHUNKS_MAX.saturating_sub(jobs.len()))];
-        self.fill(jobs, ahead, progress, false)?;
+        self.fill(jobs, &ahead, progress, false)?;
         Ok(len)
     }
 
@@ -212,10 +213,14 @@ impl OpenCheckpoint {
         inline
     }
 
-    /// The chunks of a range of a file, in its order, each once.
-    fn chunks_in(&self, file: u32, offset: u64, len: u64) -> Vec<u32> {
+    /// The first chunks of a range of a file, in its order, each once and no more than `count`.
+    fn chunks_in(&self, file: u32, offset: u64, len: u64, count: usize) -> Vec<u32> {
         let mut chunks: Vec<u32> = Vec::new();
         for piece in self.map(file).pieces(offset, len) {
+            // A manifest may cut the range into millions of chunks.
+            if chunks.len() >= count {
+                break;
+            }
             if let Piece::Chunk { chunk, .. } = piece {
                 let chunk = self.same(chunk);
                 if !chunks.contains(&chunk) {
