@@ -41,9 +41,7 @@ impl Part {
         let end = start.checked_add(len)?;
         (end <= source.size()).then(|| Arc::new(Self { source: Arc::clone(source), start, len }) as Arc<dyn Source>)
     }
-}
 
-impl Part {
     /// Where in the source a range of the part begins; none when it is not wholly in it.
     fn place(&self, offset: u64, len: u64) -> Option<u64> {
         offset.checked_add(len).filter(|end| *end <= self.len).map(|_| self.start + offset)

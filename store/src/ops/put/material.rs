@@ -1,7 +1,6 @@
 //! What a put has to store, split and laid out, and its description once the chunks have names. Never writes anything.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
 use serde_bytes::ByteBuf;
@@ -10,6 +9,7 @@ use super::gather::{Gathered, Member, MemberKind};
 use super::room;
 use super::source::SourceFile;
 use super::splitting::{Names, split_all};
+use crate::archive::Literal;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Content, File, Manifest, Segment, Tensor, View};
 use crate::format::part::Part;
@@ -144,23 +144,8 @@ fn lay_out(sources: &[&SourceFile], splits: &[Split]) -> Result<Layout> {
     })
 }
 
-/// Literals of a part, as a file.
-struct Literals(Vec<u8>);
-
+/// The inline literals of a part, as a file.
 fn literals_of(inline: &[u8]) -> Arc<SourceFile> {
-    let source: Arc<dyn Source> = Arc::new(Literals(inline.to_vec()));
+    let source: Arc<dyn Source> = Arc::new(Literal(inline.to_vec()));
     Arc::new(SourceFile::given("a part's literals", &source))
-}
-
-impl Source for Literals {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(self.0.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
 }
