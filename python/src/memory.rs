@@ -105,7 +105,9 @@ impl Source for Far {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let thread = rayon::current_thread_index().unwrap_or(0);
-        let address: usize = Python::attach(|py| self.fetch.call1(py, (thread, offset, buf.len()))?.extract(py))
+        let fetched = Python::try_attach(|py| self.fetch.call1(py, (thread, offset, buf.len()))?.extract(py));
+        let address: usize = fetched
+            .ok_or_else(|| io::Error::other("the interpreter is about to end"))?
             .map_err(|error: PyErr| io::Error::other(error.to_string()))?;
         if address == 0 {
             return Err(io::Error::other("the bytes could not be fetched"));
@@ -148,8 +150,9 @@ pub fn expect_filling(mut places: Vec<(usize, usize)>) {
 /// Copies memory: from, to, bytes of each, which must not overlap. By all threads.
 #[pyfunction]
 pub fn copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>) -> PyResult<()> {
-    if copies.iter().any(|(from, to, _)| *from == 0 || *to == 0) {
-        return Err(PyValueError::new_err("there is no memory at address 0"));
+    let is_memory = |at: usize, len: usize| at > 0 && len <= isize::MAX as usize && at.checked_add(len).is_some();
+    if copies.iter().any(|(from, to, len)| *len > 0 && !(is_memory(*from, *len) && is_memory(*to, *len))) {
+        return Err(PyValueError::new_err("there is no memory where something is to be copied"));
     }
     expect_filling(copies.iter().map(|(_, to, len)| (*to, *len)).collect());
     // Large ones in pieces, so that all threads have something to do to the end.

@@ -85,7 +85,8 @@ impl Reader {
 fn memory<'a>(places: &[(usize, usize)]) -> PyResult<Vec<&'a mut [u8]>> {
     let mut sorted: Vec<(usize, usize)> = places.iter().copied().filter(|(_, len)| *len > 0).collect();
     sorted.sort_unstable();
-    let is_sound = sorted.iter().all(|(address, len)| *address > 0 && address.checked_add(*len).is_some())
+    let is_memory = |at: usize, len: usize| at > 0 && len <= isize::MAX as usize && at.checked_add(len).is_some();
+    let is_sound = sorted.iter().all(|(address, len)| is_memory(*address, *len))
         && sorted.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0);
     if !is_sound {
         return Err(PyValueError::new_err("the memory to read into overlaps, or is none"));

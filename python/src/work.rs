@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, reason = "a pointer that outlives a fork")]
 
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -30,11 +31,11 @@ pub fn run<T: Send>(py: Python<'_>, work: impl FnOnce(&dyn Progress) -> Result<T
         let mut signal = None;
         let outcome = thread::scope(|scope| {
             let watch = &watch;
-            scope.spawn(move || {
-                let outcome = catch_unwind(AssertUnwindSafe(|| pool.install(|| work(watch))));
+            let spawned = thread::Builder::new().name("ckpt-work".into()).spawn_scoped(scope, move || {
                 // Nobody waits any more only if this call is over, which the scope rules out.
-                let _ = done.send(outcome.unwrap_or_else(|_| Err(Error::Internal("the store's work panicked".into()))));
+                let _ = done.send(on(pool, || work(watch)));
             });
+            spawned.map_err(no_threads)?;
             loop {
                 match waiting.recv_timeout(SIGNALS_EVERY) {
                     Ok(outcome) => return outcome,
@@ -42,8 +43,9 @@ pub fn run<T: Send>(py: Python<'_>, work: impl FnOnce(&dyn Progress) -> Result<T
                         return Err(Error::Internal("the store's work vanished".into()));
                     }
                     Err(RecvTimeoutError::Timeout) if signal.is_none() => {
-                        // Says nothing on other threads than the main one, which alone gets signals.
-                        if let Err(raised) = Python::attach(|py| py.check_signals()) {
+                        // Says nothing on other threads than the main one, which alone gets signals, and none while the
+                        // interpreter ends.
+                        if let Some(Err(raised)) = Python::try_attach(|py| py.check_signals()) {
                             watch.stop.store(true, Ordering::Relaxed);
                             signal = Some(raised);
                         }
@@ -58,8 +60,10 @@ pub fn run<T: Send>(py: Python<'_>, work: impl FnOnce(&dyn Progress) -> Result<T
             None => outcome.map_err(Err),
         }
     });
-    watch.log(py)?;
-    outcome.map_err(|failure: Result<PyErr, Error>| failure.unwrap_or_else(|error| raise(py, &error)))
+    let logged = watch.log(py);
+    // What became of the work counts for more than that nobody could be told of it.
+    let outcome = outcome.map_err(|failure: Result<PyErr, Error>| failure.unwrap_or_else(|error| raise(py, &error)))?;
+    logged.map(|()| outcome)
 }
 
 /// [`run`] for what is over in a moment: without a thread that listens for Ctrl-C.
@@ -68,7 +72,18 @@ pub fn run_briefly<T: Send>(
     work: impl FnOnce(&dyn Progress) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let pool = pool().map_err(|error| raise(py, &error))?;
-    py.detach(|| pool.install(|| work(&Quiet))).map_err(|error| raise(py, &error))
+    py.detach(|| on(pool, || work(&Quiet))).map_err(|error| raise(py, &error))
+}
+
+/// Works on the threads of a pool. A panic becomes an error: a mistake in the library must not end a training that catches
+/// errors of a save.
+fn on<T: Send>(pool: &ThreadPool, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| pool.install(work)));
+    outcome.unwrap_or_else(|_| Err(Error::Internal("the store's work panicked".into())))
+}
+
+fn no_threads(error: impl Display) -> Error {
+    Error::Internal(format!("can't start threads: {error}"))
 }
 
 /// Threads, and the process that they belong to.
@@ -91,7 +106,7 @@ fn pool() -> Result<&'static ThreadPool, Error> {
             return Ok(&pool.threads);
         }
         let threads = rayon::ThreadPoolBuilder::new().thread_name(|nr| format!("ckpt-{nr}")).build();
-        let threads = threads.map_err(|error| Error::Internal(format!("can't start threads: {error}")))?;
+        let threads = threads.map_err(no_threads)?;
         let new = Box::into_raw(Box::new(Pool { process, threads }));
         match POOL.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
             // What was there belongs to the parent, whose threads are not here: to end it would wait for them.
