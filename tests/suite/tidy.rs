@@ -49,6 +49,13 @@ const BANNED: &[(&str, &str, &str)] = &[
     ("store/src", ".expect(", "?"),
     ("cli/src", ".expect(", "?"),
     ("cli/src", " println!(", "output::print, which bears a reader that went away"),
+    ("python/src", "println!(", "a value, or Python's logging"),
+    ("python/src", "env::var", "an argument: what the environment says is the package's to read"),
+    ("python/src", ".unwrap()", "?"),
+    ("python/src", ".expect(", "?"),
+    ("python/src", "_ne_bytes", "the _le_ form"),
+    ("python/src", "rayon::spawn", "work::run: the global pool does not survive a fork"),
+    ("python/src", "Python::attach(", "Python::try_attach, which does not panic while the interpreter ends"),
     ("tests", "thread::sleep_ms", "a loop that waits for what it needs"),
     ("tests", ".elapsed() <", "nothing: a slow machine is no failure, and benchmarks measure time"),
     ("tests", "SystemTime::now", "fixed times: a test must not depend on the day"),
@@ -90,6 +97,13 @@ fn rust_files(folder: &str) -> Vec<(String, String)> {
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().take_while(|line| !line.starts_with("mod tests {"));
     lines.zip(1..).filter(|(line, _)| !line.trim_start().starts_with("//")).map(|(line, number)| (number, line))
+}
+
+/// The modules of the Python package and the examples, by their paths.
+fn python_files() -> Vec<(String, String)> {
+    let ours = |path: &String| path.starts_with("python/ckpt_store/") || path.starts_with("examples/");
+    let paths = tracked().into_iter().filter(|path| ours(path) && path.ends_with(".py"));
+    paths.map(|path| (path.clone(), fs::read_to_string(root().join(&path)).expect("a tracked file"))).collect()
 }
 
 fn is_test_file(path: &str) -> bool {
@@ -209,7 +223,7 @@ fn the_command_uses_the_public_api_alone() {
 #[test]
 fn files_are_short() {
     let mut long = Vec::new();
-    for (path, text) in ["store/src", "cli/src", "tests/kit"].into_iter().flat_map(rust_files) {
+    for (path, text) in ["store/src", "cli/src", "python/src", "tests/kit"].into_iter().flat_map(rust_files) {
         let lines = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
         if lines > LINES_MAX && !is_test_file(&path) && !LONG_FILES_ALLOWED.iter().any(|(file, _)| *file == path) {
             long.push(format!("{path} has {lines} lines"));
@@ -220,7 +234,7 @@ fn files_are_short() {
 
 #[test]
 fn every_room_says_what_it_never_does() {
-    for (path, text) in ["store/src", "cli/src"].into_iter().flat_map(rust_files) {
+    for (path, text) in ["store/src", "cli/src", "python/src"].into_iter().flat_map(rust_files) {
         let is_test = is_test_file(&path);
         assert!(is_test || text.starts_with("//! "), "{path} does not begin with what it is");
         let is_room =
@@ -231,6 +245,69 @@ fn every_room_says_what_it_never_does() {
             assert!(says, "{path}: a room says what it never does");
         }
     }
+}
+
+/// Modules of the package that import no framework before something asks for one: `import ckpt_store` costs little anywhere.
+const LIGHT: &[&str] = &["__init__", "store", "saving", "file", "errors", "checkpoint", "materialized", "_scratch"];
+/// What is a framework to them.
+const FRAMEWORKS: &[&str] =
+    &["torch", "numpy", "lightning", "pytorch_lightning", "transformers", "accelerate", "keras", "jax", "fsspec"];
+/// The modules for one framework each, which don't know each other.
+const HOOKS: &[&str] = &["lightning", "transformers", "accelerate", "keras", "dcp", "torch", "jax", "fsspec"];
+
+/// The modules that a line of Python imports, of the package those after the dots: `from .torch import x` names `.torch`.
+fn modules_imported(line: &str) -> Vec<String> {
+    let line = line.split('#').next().unwrap_or_default();
+    let words: Vec<&str> = line.split([' ', ',', '(', ')']).filter(|word| !word.is_empty()).collect();
+    match &words[..] {
+        ["import", modules @ ..] => modules.iter().map(|module| (*module).to_owned()).collect(),
+        // `from . import a, b` names modules where others name what is in one.
+        ["from", dots @ ("." | ".."), "import", modules @ ..] => {
+            modules.iter().map(|module| format!("{dots}{module}")).collect()
+        }
+        ["from", module, "import", ..] => vec![(*module).to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn python_modules_say_what_they_are_and_know_few() {
+    let mut wrong = Vec::new();
+    let files = python_files();
+    assert!(files.len() > 20, "only {} Python files: is this test looking in the right place?", files.len());
+    for (path, text) in &files {
+        let module = path.strip_prefix("python/ckpt_store/").map(|path| path.trim_end_matches(".py"));
+        let head = text.split("\n\n").next().unwrap_or_default();
+        let says = ["never", "Never", "nothing"].iter().any(|word| head.contains(word));
+        if !text.starts_with("\"\"\"") || module.is_some_and(|module| module != "__init__" && !says) {
+            wrong.push(format!("{path} does not begin with what it is, and of a module what it never does"));
+        }
+        if text.lines().count() > LINES_MAX {
+            wrong.push(format!("{path} has more than {LINES_MAX} lines"));
+        }
+        let room = module.and_then(|module| module.split('/').next()).unwrap_or_default();
+        for (line, number) in text.lines().zip(1..) {
+            if line.chars().count() > 120 {
+                wrong.push(format!("{path}:{number}: more than 120 columns"));
+            }
+            for name in modules_imported(line) {
+                let ours = name.trim_start_matches('.');
+                let first = ours.split('.').next().unwrap_or_default();
+                let is_ours = name.starts_with("..") || name.starts_with('.') && !path.contains("/lightning/");
+                if is_ours && HOOKS.contains(&first) && first != room && HOOKS.contains(&room) {
+                    wrong.push(format!("{path}:{number}: the hook {room} must not know the hook {first}"));
+                }
+                let is_framework = if is_ours { HOOKS.contains(&first) } else { FRAMEWORKS.contains(&first) };
+                if LIGHT.contains(&room) && is_framework && !line.starts_with(' ') {
+                    wrong.push(format!("{path}:{number}: {room} imports {name}, which it may do in a function"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(modules_imported("from . import _core, errors"), ["._core", ".errors"]);
+    assert_eq!(modules_imported("from ..torch import (CheckpointManager)"), ["..torch"]);
+    assert!(modules_imported("    importing = 1").is_empty());
 }
 
 #[test]
