@@ -3,7 +3,9 @@
 
 #![allow(unsafe_code, reason = "memory that Python names by address")]
 
-use ckpt_store::{Content, OpenCheckpoint, Span};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ckpt_store::{Content, OpenCheckpoint, Progress, Span};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -17,18 +19,29 @@ const LONG_BYTES: usize = 8 << 20;
 
 /// A checkpoint that is open for reading.
 #[pyclass(frozen)]
-pub struct Reader(pub OpenCheckpoint);
+pub struct Reader {
+    checkpoint: OpenCheckpoint,
+    /// Whether something was read: the first time the index is asked, which may have to be made anew before.
+    has_read: AtomicBool,
+}
+
+impl Reader {
+    /// A reader that has read nothing yet.
+    pub fn new(checkpoint: OpenCheckpoint) -> Self {
+        Self { checkpoint, has_read: AtomicBool::new(false) }
+    }
+}
 
 #[pymethods]
 impl Reader {
     /// The checkpoint.
     fn entry<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        describe::entry(py, self.0.entry())
+        describe::entry(py, self.checkpoint.entry())
     }
 
     /// Its members.
     fn files<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let all = self.0.files().iter().map(|file| {
+        let all = self.checkpoint.files().iter().map(|file| {
             let described = PyDict::new(py);
             described.set_item("path", String::from_utf8_lossy(&file.path).into_owned())?;
             described.set_item("size", file.size())?;
@@ -48,7 +61,7 @@ impl Reader {
 
     /// Its tensors.
     fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let all = self.0.tensors().into_iter().map(|tensor| {
+        let all = self.checkpoint.tensors().into_iter().map(|tensor| {
             let described = PyDict::new(py);
             described.set_item("name", tensor.name)?;
             described.set_item("bare_name", tensor.bare_name)?;
@@ -66,8 +79,13 @@ impl Reader {
     /// Reads from byte `offset` of a file on into the `len` bytes at `address`; answers how many there were.
     fn read_at(&self, py: Python<'_>, file: u32, offset: u64, address: usize, len: usize) -> PyResult<usize> {
         let mut memory = memory(&[(address, len)])?;
-        let read = |progress: &dyn ckpt_store::Progress| self.0.read_at(file, offset, memory[0], progress);
-        if len < LONG_BYTES { run_briefly(py, read) } else { run(py, read) }
+        let read = |progress: &dyn Progress| self.checkpoint.read_at(file, offset, memory[0], progress);
+        if len < LONG_BYTES && self.has_read.load(Ordering::Relaxed) {
+            return run_briefly(py, read);
+        }
+        let count = run(py, read)?;
+        self.has_read.store(true, Ordering::Relaxed);
+        Ok(count)
     }
 
     /// Reads ranges (file, offset, bytes, address) into memory, each chunk decoded once.
@@ -77,7 +95,7 @@ impl Reader {
         let places: Vec<(usize, usize)> = wanted.iter().map(|(_, _, len, address)| (*address, *len as usize)).collect();
         let mut memory = memory(&places)?;
         expect_filling(places);
-        run(py, |progress| self.0.read_many(&spans, &mut memory, progress))
+        run(py, |progress| self.checkpoint.read_many(&spans, &mut memory, progress))
     }
 }
 

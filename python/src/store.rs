@@ -101,7 +101,7 @@ impl Store {
 
     /// Opens a checkpoint for reading.
     fn open(&self, py: Python<'_>, reference: String) -> PyResult<Reader> {
-        run(py, |progress| self.store.open_checkpoint(&reference, progress)).map(Reader)
+        run(py, |progress| self.store.open_checkpoint(&reference, progress)).map(Reader::new)
     }
 
     /// Gives a checkpoint's files back; answers where they are.
