@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::OpenCheckpoint;
 use super::desk::{Announcement, Answer};
+use crate::catalog::read_head;
 use crate::error::Result;
 use crate::index::Place;
 use crate::limits::ANNOUNCED_CHUNKS_MAX;
@@ -155,7 +156,9 @@ impl OpenCheckpoint {
             return Ok(coming);
         }
         let reader = ChunkReader::with(self.store.backend(), self.store.id(), &self.known);
-        let index = (self.store.index(), &self.pinned.state.head);
+        // Without HEAD the chunks may be there all the same.
+        let head = || read_head(self.store.backend()).unwrap_or_else(|_| self.pinned.state.head.clone());
+        let index = (self.store.index(), head);
         let places = self.places.of(&chunks, &self.opened.manifest, &reader, index, progress)?;
         let damaged = in_order(
             own.len(),

@@ -23,13 +23,14 @@ type Window = Arc<[Option<Place>]>;
 
 impl Places {
     /// The places of chunks of the table, in their order. What is not known yet is looked up in one batch, with all that stands
-    /// in the same windows: opening the index costs as much as thousands of answers.
+    /// in the same windows: opening the index costs as much as thousands of answers. `head` is asked for HEAD as it is then: by
+    /// one of an hour ago the index would take in again what gc has made it forget since.
     pub fn of(
         &self,
         chunks: &[u32],
         manifest: &Manifest,
         reader: &ChunkReader<'_>,
-        (index, head): (&Index, &Head),
+        (index, head): (&Index, impl FnOnce() -> Head),
         progress: &dyn Progress,
     ) -> Result<Vec<Option<Place>>> {
         // Held while looking up: whoever else needs the same window waits for the same answer.
@@ -39,7 +40,7 @@ impl Places {
         if !missing.is_empty() {
             let range = |nr: usize| nr * WINDOW_CHUNKS..((nr + 1) * WINDOW_CHUNKS).min(manifest.chunk_count());
             let ids: Vec<ChunkId> = missing.iter().flat_map(|nr| range(*nr)).map(|at| manifest.chunk_id(at)).collect();
-            let found = reader.places(&ids, index, head, progress)?;
+            let found = reader.places(&ids, index, &head(), progress)?;
             let mut rest = &found[..];
             for nr in missing {
                 let (of_window, others) = rest.split_at(range(nr).len());
