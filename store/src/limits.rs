@@ -170,6 +170,9 @@ pub const LARGE_READ_BYTES: u64 = 4 << 20;
 /// a large read, which nobody should have to wait for to its end.
 pub const ANNOUNCED_CHUNKS_MAX: usize = 64;
 
+/// Packs that a checkpoint leaves open between two reads. One that gc has deleted keeps its room, 128 MiB, as long as it is open.
+pub const IDLE_PACKS_MAX: usize = 8;
+
 /// The most missing chunks that are remembered by their ids, some 150 MB: where more are lost, `repair --from` fetches these
 /// and the next one goes on.
 pub const MISSING_MAX: usize = 3_000_000;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::head::Head;
 use crate::id::{ChunkId, PackId, StoreId};
 use crate::index::{Index, Place};
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::limits::{CHUNK_BYTES_MAX, IDLE_PACKS_MAX};
 use crate::packs::{OpenPacks, PackReader, read_trailer};
 use crate::progress::Progress;
 
@@ -39,6 +39,18 @@ pub struct ChunkReader<'a> {
 pub struct Known {
     open: OpenPacks,
     others: Arc<Mutex<Others>>,
+}
+
+impl Known {
+    /// Closes packs until only a few are open.
+    pub fn rest(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = 0;
+        open.retain(|_, _| {
+            kept += 1;
+            kept <= IDLE_PACKS_MAX
+        });
+    }
 }
 
 /// Places that were found in the packs themselves: one search for all chunks that a reader was asked for, so that a gc which

@@ -100,6 +100,12 @@ impl OpenCheckpoint {
     /// [`crate::Error::Damaged`] for chunks of jobs that can't be given back; of those that are read ahead it is told when
     /// somebody asks for them.
     pub(super) fn fill(&self, jobs: Vec<Job<'_>>, ahead: &[u32], progress: &dyn Progress, told: bool) -> Result<()> {
+        let filled = self.fill_by_turns(jobs, ahead, progress, told);
+        self.known.rest();
+        filled
+    }
+
+    fn fill_by_turns(&self, jobs: Vec<Job<'_>>, ahead: &[u32], progress: &dyn Progress, told: bool) -> Result<()> {
         let mut left = self.fill_some(jobs, ahead, progress, told)?;
         while !left.is_empty() {
             let chunks: Vec<u32> = left.iter().map(Job::chunk).collect();
