@@ -145,7 +145,7 @@ def read_rows(file: Any, offset: int, length: int, first: int, shape: Sequence[i
     if filled != len(data):
         raise EOFError(f"the tensor at byte {offset + begin} of the file ends early")
     if not data:
-        return torch.empty(tuple(shape), dtype=tensor.dtype)
+        return torch.empty(tuple(shape), dtype=tensor.dtype, device="cpu")
     return torch.frombuffer(data, dtype=tensor.dtype).reshape(tuple(shape))
 
 

@@ -118,7 +118,11 @@ def random_state() -> dict[str, Any]:
     CUDA."""
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "python": {
+            "version": version,
+            "words": torch.tensor(words, dtype=torch.int64, device="cpu"),
+            "gauss": gauss,
+        },
         "torch": torch.get_rng_state(),
     }
     numpy = sys.modules.get("numpy")

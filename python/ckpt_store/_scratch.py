@@ -17,17 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import NoSpace, Unavailable
-from .store import Store
 
 # Left free on the disk beside what is written, for the directories and the file system's own tables.
 _ROOM_BYTES = 64 << 10
 # How long others are waited for that hold a directory whose content somebody removed; then a private one is made.
 _PATIENCE_SECS = 5.0
-
-
-def store_of(store: Store | str | os.PathLike[str], create: bool = False) -> Store:
-    """The store itself, or the one in that directory."""
-    return store if isinstance(store, Store) else Store(store, create=create)
 
 
 class Held:
@@ -109,8 +103,22 @@ def remove(tree: Path) -> None:
     else:
         tree.unlink(missing_ok=True)
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether an error of a library that writes files means ENOSPC; torch and HDF5 say so in words alone."""
+
+@contextlib.contextmanager
+def full_disk_told(what: str) -> Iterator[None]:
+    """What a library that writes ``what`` into one of these directories raises on a full disk becomes NoSpace."""
+    try:
+        yield
+    except NoSpace:
+        raise
+    except Exception as error:
+        if _is_full_disk(error):
+            raise NoSpace(f"the disk is full while {what} is written beside the store: {error}") from error
+        raise
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether an error means ENOSPC; torch and HDF5 say so in words alone."""
     told = str(error)
     return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in told or "errno = 28" in told
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,22 @@ from typing import Any
 from accelerate import Accelerator
 
 from ._ranks import on_all, on_main
-from ._scratch import is_full_disk, private, store_of
+from ._scratch import full_disk_told, private
 from .checkpoint import Checkpoint
-from .errors import Invalid, NoSpace
+from .errors import Invalid
 from .materialized import materialized
-from .store import Store
+from .store import Store, StrPath, store_of
 
 _log = logging.getLogger("ckpt_store")
 
 
 def save_state(
     accelerator: Accelerator,
-    store: Store | str | os.PathLike[str],
+    store: Store | StrPath,
     *,
     run: str,
     step: int | None = None,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     meta: Mapping[str, str] | None = None,
     tags: Iterable[str] = (),
     replace: bool = False,
@@ -46,25 +45,22 @@ def save_state(
     Exists for a step that the run has already, unless ``replace``.
     """
     with contextlib.ExitStack() as leaving:
-        opened = store_of(store, create=True) if accelerator.is_main_process else None
 
         def made() -> str:
-            assert opened is not None
-            return str(leaving.enter_context(private(Path(opened.path))))
+            return str(leaving.enter_context(private(store_of(store, create=True).path)))
 
         folder = Path(on_main(made), "state")
 
         def written() -> None:
             if not folder.parent.is_dir():
                 raise Invalid(f"{folder.parent} is not seen here: the store has to be on a disk that all share")
-            with _without_naming(accelerator), _full_disk_told():
+            with _without_naming(accelerator), full_disk_told("a checkpoint"):
                 accelerator.save_state(str(folder), safe_serialization, **save_model_func_kwargs)
 
         on_all(written)
 
         def stored() -> Checkpoint:
-            assert opened is not None
-            return opened.put(
+            return store_of(store, create=True).put(
                 folder, run=run, step=step, metrics=metrics, meta=meta, tags=tags, replace=replace, gc=gc
             )
 
@@ -75,7 +71,7 @@ def save_state(
 
 def load_state(
     accelerator: Accelerator,
-    store: Store | str | os.PathLike[str],
+    store: Store | StrPath,
     ref: str,
     load_kwargs: dict[str, Any] | None = None,
     **load_model_func_kwargs: Any,
@@ -87,7 +83,7 @@ def load_state(
     when all have loaded. Random states are those of the process of the same number; a process that had none keeps its
     own, with a warning.
     """
-    checkpoint = on_main(lambda: store_of(store).checkpoint(ref))
+    checkpoint = on_main(lambda: store_of(store, create=False).checkpoint(ref))
 
     def loaded() -> None:
         with materialized(store, checkpoint.id) as folder:
@@ -109,15 +105,3 @@ def _without_naming(accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         configuration.automatic_checkpoint_naming = named
-
-
-@contextlib.contextmanager
-def _full_disk_told() -> Iterator[None]:
-    try:
-        yield
-    except NoSpace:
-        raise
-    except Exception as error:
-        if is_full_disk(error):
-            raise NoSpace(f"the disk is full while a checkpoint is written beside the store: {error}") from error
-        raise

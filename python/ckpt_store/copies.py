@@ -4,7 +4,6 @@ behind a training's back. Never pickles, and never touches a store.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +38,11 @@ def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
+def _host_memory(size: int, pinned: bool) -> torch.Tensor:
+    # Wherever new tensors go by default.
+    return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
+
+
 _slots: dict[tuple[int, torch.device], torch.Tensor] = {}
 """Host memory of each thread for each device; made once and used again by every save."""
 
@@ -61,7 +65,7 @@ class _Fetcher:
             slot = _slots.get((thread, self.device))
             if slot is None or slot.numel() < count:
                 pinned = self.stream is not None
-                slot = torch.empty(max(count, _SLOT_BYTES), dtype=torch.uint8, pin_memory=pinned)
+                slot = _host_memory(max(count, _SLOT_BYTES), pinned)
                 _slots[thread, self.device] = slot
             wanted = source[offset : offset + count]
             if self.stream is None:
@@ -85,25 +89,23 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._buffers: dict[bool, torch.Tensor] = {}
-        self._lock = threading.Lock()
 
     def copy(self, storages: Sequence[torch.UntypedStorage]) -> list[Memory]:
         """Copies storages; when it returns they may change. The answer is good until the next call."""
-        with self._lock:
-            places: list[tuple[bool, int]] = []
-            sizes = {True: 0, False: 0}
-            for storage in storages:
-                pinned = storage.device.type == "cuda"
-                places.append((pinned, sizes[pinned]))
-                sizes[pinned] += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
-            buffers = {pinned: self._buffer(pinned, size) for pinned, size in sizes.items() if size > 0}
-            self._fill(storages, places, buffers)
-            return [
-                Memory.at(buffers[pinned].data_ptr() + offset, storage.nbytes(), buffers[pinned])
-                if storage.nbytes() > 0
-                else Memory.of(b"")
-                for storage, (pinned, offset) in zip(storages, places, strict=True)
-            ]
+        places: list[tuple[bool, int]] = []
+        sizes = {True: 0, False: 0}
+        for storage in storages:
+            pinned = storage.device.type == "cuda"
+            places.append((pinned, sizes[pinned]))
+            sizes[pinned] += -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
+        buffers = {pinned: self._buffer(pinned, size) for pinned, size in sizes.items() if size > 0}
+        self._fill(storages, places, buffers)
+        return [
+            Memory.at(buffers[pinned].data_ptr() + offset, storage.nbytes(), buffers[pinned])
+            if storage.nbytes() > 0
+            else Memory.of(b"")
+            for storage, (pinned, offset) in zip(storages, places, strict=True)
+        ]
 
     def _buffer(self, pinned: bool, size: int) -> torch.Tensor:
         buffer = self._buffers.get(pinned)
@@ -111,7 +113,7 @@ class Snapshot:
             # The old one goes first: there may not be room for both.
             self._buffers.pop(pinned, None)
             buffer = None
-            buffer = self._buffers[pinned] = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+            buffer = self._buffers[pinned] = _host_memory(size, pinned)
         return buffer
 
     @staticmethod

@@ -24,10 +24,11 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from . import _core, errors
+from ._arguments import FILE_MODE, Label
 from ._dcp_files import Lending, MemoryFiles, StoredFiles
 from ._dcp_rows import read_rows
 from .checkpoint import Checkpoint
-from .store import _FILE_MODE, Store, _Label
+from .store import Store, StrPath, store_of
 
 __all__ = ["StoreReader", "StoreWriter"]
 
@@ -49,11 +50,11 @@ class StoreWriter(FileSystemWriter):  # type: ignore[misc]
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: Store | StrPath,
         *,
         run: str,
         step: int | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         meta: Mapping[str, str] | None = None,
         tags: Iterable[str] = (),
         replace: bool = False,
@@ -68,7 +69,7 @@ class StoreWriter(FileSystemWriter):  # type: ignore[misc]
             thread_count=thread_count,
             cache_staged_state_dict=cache_staged_state_dict,
         )
-        self.store = store if isinstance(store, Store) else Store(store)
+        self.store = store_of(store, create=True)
         self.run = run
         self.step = step
         self.metrics = dict(metrics or {})
@@ -122,7 +123,7 @@ class StoreWriter(FileSystemWriter):  # type: ignore[misc]
         everything = [result for of_rank in results for result in of_rank]
         parts = [result.storage_data for result in everything if result.index == _PART]
         super().finish(metadata, [[result for result in everything if result.index != _PART]])
-        label = _Label.of(self.run, self.step, self.metrics, self.meta, self.tags, self.replace)
+        label = Label.of(self.run, self.step, self.metrics, self.meta, self.tags, self.replace)
         root = "checkpoint" if self.step is None else f"step={self.step}"
         entry = self.store._core.commit_parts(
             parts,
@@ -178,9 +179,9 @@ class StoreReader(FileSystemReader):  # type: ignore[misc]
     trust.
     """
 
-    def __init__(self, store: Store | str | os.PathLike[str], ref: str) -> None:
+    def __init__(self, store: Store | StrPath, ref: str) -> None:
         super().__init__(ref)
-        self.store = store if isinstance(store, Store) else Store(store, create=False)
+        self.store = store_of(store, create=False)
         self.path = ref
         self.fs = StoredFiles(self._open)
         self._found: Checkpoint | None = None
@@ -267,6 +268,5 @@ def _run_and_step(checkpoint_id: str | os.PathLike[str]) -> tuple[str, int | Non
     return run, int(step) if at else None
 
 
-
 def _given(files: MemoryFiles) -> list[tuple[str, int, _core.Memory]]:
-    return [(name, _FILE_MODE, files.memory(name)) for name in sorted(files.files)]
+    return [(name, FILE_MODE, files.memory(name)) for name in sorted(files.files)]

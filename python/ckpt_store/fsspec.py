@@ -26,7 +26,7 @@ from fsspec.utils import glob_translate, isfilelike
 
 from . import errors
 from .checkpoint import Checkpoint, StoredFile
-from .store import Store
+from .store import Store, StrPath, store_of
 
 __all__ = ["StoreFileSystem"]
 
@@ -48,9 +48,9 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     # Where the store is may depend on the environment, which fsspec's cache of instances does not look at.
     cachable = False
 
-    def __init__(self, store: Store | str | os.PathLike[str] | None = None, **options: Any) -> None:
+    def __init__(self, store: Store | StrPath | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.store = store if isinstance(store, Store) else Store(_found() if store is None else store, create=False)
+        self.store = store_of(_found() if store is None else store, create=False)
         # A checkpoint never changes: its files by its id.
         self._listed: dict[str, dict[str, StoredFile]] = {}
 
@@ -180,7 +180,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise errors.NotFound(f"no run {path}")
         entries = [_directory(name) for name in below]
         if path in runs:
-            entries += [_checkpoint(_ref(one), one) for one in self.store.checkpoints(path)]
+            entries += [_checkpoint(one.ref, one) for one in self.store.checkpoints(path)]
         return entries
 
     def _matching(self, run: str, named: str) -> Iterator[tuple[str, Checkpoint]]:
@@ -224,10 +224,6 @@ def _split(path: str) -> tuple[str | None, str]:
         return None, ""
     named, _, file = rest.partition("/")
     return f"{run}@{named}", file
-
-
-def _ref(checkpoint: Checkpoint) -> str:
-    return checkpoint.id if checkpoint.step is None else f"{checkpoint.run}@{checkpoint.step}"
 
 
 def _directory(name: str) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import jax
 import numpy
 
 from . import errors
+from ._arguments import FILE_MODE, Label
 from ._safetensors import Tensors, in_memory
 from .checkpoint import Checkpoint
-from .store import _FILE_MODE, Store, _Label
+from .store import Store, StrPath, store_of
 
 __all__ = ["load", "save"]
 
@@ -30,12 +31,12 @@ _VERSION = 1
 
 
 def save(
-    store: Store,
+    store: Store | StrPath,
     tree: Any,
     *,
     run: str,
     step: int | None = None,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     meta: Mapping[str, str] | None = None,
     tags: Iterable[str] = (),
     replace: bool = False,
@@ -51,11 +52,11 @@ def save(
     structure, tensors = _taken_apart(tree)
     described = json.dumps({"version": _VERSION, "tree": structure}, separators=(",", ":"))
     metadata = {"format": "flax", _STRUCTURE: described}
-    label = _Label.of(run, step, metrics, meta, tags, replace)
-    return store._put(label, [], [(file, _FILE_MODE, in_memory(tensors, metadata))], None, gc)
+    label = Label.of(run, step, metrics, meta, tags, replace)
+    return store_of(store, create=True)._put(label, [], [(file, FILE_MODE, in_memory(tensors, metadata))], None, gc)
 
 
-def load(store: Store, ref: str, like: Any = None, *, file: str | None = None) -> Any:
+def load(store: Store | StrPath, ref: str, like: Any = None, *, file: str | None = None) -> Any:
     """Gives the pytree of a checkpoint.
 
     With ``like``, a pytree of the same structure: its containers, the loaded leaves. Each array becomes what the one in
@@ -65,7 +66,7 @@ def load(store: Store, ref: str, like: Any = None, *, file: str | None = None) -
 
     Raises :class:`Invalid` that names the leaves that are missing, too many or of another shape or type.
     """
-    with store.open(ref, file) as opened:
+    with store_of(store, create=False).open(ref, file) as opened:
         tensors = Tensors(opened)
         told = tensors.metadata.get(_STRUCTURE)
         if told is None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
+import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, Literal
 
 import keras
 
-from ._scratch import is_full_disk, private, store_of
+from ._arguments import one_of
+from ._scratch import full_disk_told, private
 from ._steps import Steps
 from .checkpoint import Checkpoint
-from .errors import Invalid, NoSpace, NotFound
+from .errors import Invalid, NoSpace
 from .materialized import materialized
-from .store import Store
+from .store import Store, StrPath, store_of
 
 _log = logging.getLogger("ckpt_store")
 
@@ -47,7 +47,7 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: Store | StrPath,
         *,
         run: str,
         monitor: str = "val_loss",
@@ -65,11 +65,9 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
     ) -> None:
         super().__init__()
         if save_freq != "epoch" and (not isinstance(save_freq, int) or isinstance(save_freq, bool) or save_freq < 1):
-            raise ValueError(f'save_freq is {save_freq!r}; expected is "epoch" or a number of batches')
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f'mode is {mode!r}; expected is "auto", "min" or "max"')
-        if on_no_space not in ("raise", "warn"):
-            raise ValueError(f'on_no_space is {on_no_space!r}, which is neither "raise" nor "warn"')
+            raise Invalid(f"save_freq is {save_freq!r}, and can be 'epoch' or a number of batches")
+        one_of("mode", mode, "auto", "min", "max")
+        one_of("on_no_space", on_no_space, "raise", "warn")
         self.monitor = monitor
         self.verbose = verbose
         self.save_best_only = save_best_only
@@ -98,9 +96,8 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
         step = self._step(self.model)
         self._steps.begin(store, self._run, step, f'ckpt_store.keras.load_model(store, "{self._run}@latest")')
         if self.save_best_only and self.best is None and step > 0:
-            with contextlib.suppress(NotFound):
-                best = store.best(self._run, self.monitor, self._direction())
-                self.best = None if best is None else best.metrics[self.monitor]
+            best = store.best(self._run, self.monitor, self._direction())
+            self.best = None if best is None else best.metrics[self.monitor]
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Notes the epoch."""
@@ -131,9 +128,9 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
         # Once: with JAX each look at it brings its state up to date.
         model = self.model
         step = self._step(model)
-        store = store_of(self._given)
+        store = store_of(self._given, create=True)
         try:
-            with private(Path(store.path), self._bytes) as folder:
+            with private(store.path, self._bytes) as folder:
                 path = folder / (_WEIGHTS if self.save_weights_only else _MODEL)
                 self._write(model, path)
                 self._bytes = path.stat().st_size
@@ -154,18 +151,18 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
             return
         self._steps.stored(self._run, step)
         self.last_checkpoint = stored
+        value = _numbers(logs).get(self.monitor)
+        # Not before it is stored, and nothing would ever be better than NaN.
+        if self.save_best_only and value is not None and not math.isnan(value):
+            self.best = value
         self._tell("epoch %s: stored %s in %s", self._epoch + 1, stored.ref, store.path)
 
     def _write(self, model: Any, path: Path) -> None:
-        try:
+        with full_disk_told("a model"):
             if self.save_weights_only:
                 model.save_weights(path, overwrite=True)
             else:
                 model.save(path, overwrite=True)
-        except Exception as error:
-            if is_full_disk(error):
-                raise NoSpace(f"the disk is full while a model is written beside the store: {error}") from error
-            raise
 
     def _is_wanted(self, logs: Mapping[str, Any]) -> bool:
         if not self.save_best_only:
@@ -179,11 +176,10 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
             return False
         before = "None" if self.best is None else f"{self.best:.5f}"
         self._tell("epoch %s: %s improved from %s to %.5f", self._epoch + 1, self.monitor, before, value)
-        self.best = value
         return True
 
     def _direction(self) -> Literal["min", "max"]:
-        """Which end of ``monitor`` is good. Raises ValueError when neither Keras's metric nor ``mode`` tells."""
+        """Which end of ``monitor`` is good. Raises Invalid when neither Keras's metric nor ``mode`` tells."""
         if self._mode != "auto":
             return self._mode
         name = self.monitor.removeprefix("val_")
@@ -193,7 +189,7 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
                     return "max" if metric._direction == "up" else "min"
         if name == "loss":
             return "min"
-        raise ValueError(f"whether small or large {self.monitor} is good can't be told: say mode='min' or 'max'")
+        raise Invalid(f"whether small or large {self.monitor} is good can't be told: say mode='min' or 'max'")
 
     def _step(self, model: Any) -> int:
         iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
@@ -203,7 +199,7 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
         _log.log(logging.INFO if self.verbose else logging.DEBUG, message, *values)
 
 
-def load_model(store: Store | str | os.PathLike[str], ref: str, **kwargs: Any) -> Any:
+def load_model(store: Store | StrPath, ref: str, **kwargs: Any) -> Any:
     """The model of a checkpoint, as ``keras.models.load_model`` makes it; that also gets ``kwargs``.
 
     Raises Invalid when the checkpoint holds weights only: those are for :func:`load_weights`.
@@ -212,7 +208,7 @@ def load_model(store: Store | str | os.PathLike[str], ref: str, **kwargs: Any) -
         return keras.models.load_model(_file(path, ref, (".keras", ".h5"), weights=False), **kwargs)
 
 
-def load_weights(model: Any, store: Store | str | os.PathLike[str], ref: str, **kwargs: Any) -> None:
+def load_weights(model: Any, store: Store | StrPath, ref: str, **kwargs: Any) -> None:
     """Loads the weights of a checkpoint, or of its whole model, into a model; ``model.load_weights`` gets ``kwargs``.
 
     The state of the optimizer is among them if the model was compiled, both then and now.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .errors import CkptError
+from .errors import CkptError, Invalid
 from .file import StoreFile
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -20,11 +20,17 @@ _PREFIX = "data/"
 
 
 def load(file: StoreFile, map_location: Any, weights_only: bool) -> Any:
-    """Loads what ``torch.save`` wrote to a file of a checkpoint; arguments and errors are those of ``torch.load``.
+    """Loads what ``torch.save`` wrote to a file of a checkpoint; arguments and errors are those of ``torch.load``. Of a file of
+    safetensors, whose tensors are on no device yet, it takes ``map_location`` for one on the CPU.
 
     ``torch.load(file)`` is right for every file, but reads one storage after the other. Where the file is an ordinary archive,
     torch's own unpickling (``torch.serialization._load``) is given storages that have been read already.
     """
+    if file.name.endswith(".safetensors"):
+        where = map_location.get("cpu") if isinstance(map_location, dict) else map_location
+        if callable(where):
+            raise Invalid(f"map_location of {file.name} is a device, and not a function")
+        return file.tensors("cpu" if where is None else where)
     if zipfile.is_zipfile(file):
         file.seek(0)
         try:
@@ -70,7 +76,7 @@ class _Records:
 
     def _read_storages(self) -> dict[str, torch.Tensor]:
         names = [name for name in self._infos if name.startswith(_PREFIX)]
-        storages = {name: torch.empty(self._infos[name].file_size, dtype=torch.uint8) for name in names}
+        storages = {name: torch.empty(self._infos[name].file_size, dtype=torch.uint8, device="cpu") for name in names}
         self._file.read_many(
             [
                 (self.get_record_offset(name), storage.numel(), storage.data_ptr())
@@ -91,7 +97,9 @@ class _Records:
     def get_record_offset(self, name: str) -> int:
         start = self._infos[name].header_offset
         header = bytearray(_LOCAL_HEADER.size)
-        self._file.pread_into(header, start)
+        # Brings along the headers of small storages, which lie close together.
+        self._file.seek(start)
+        self._file.readinto(header)
         magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         if magic != b"PK\x03\x04":
             raise ValueError(f"no record begins at {start}")

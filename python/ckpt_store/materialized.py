@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ._scratch import Held, shared, store_of
+from ._scratch import Held, shared
 from .checkpoint import Checkpoint
 from .errors import Exists, NotFound
-from .store import Store
+from .store import Store, StrPath, store_of
 
 # How much of two files is compared at once.
 _COMPARED_BYTES = 4 << 20
@@ -23,7 +23,7 @@ _kept: dict[str, tuple[Checkpoint, Held]] = {}
 _guard = threading.Lock()
 
 
-def materialize(store: Store | str | os.PathLike[str], ref: str, dest: str | os.PathLike[str] | None = None) -> str:
+def materialize(store: Store | StrPath, ref: str, dest: StrPath | None = None) -> str:
     """The path of a checkpoint's files, such as ``trainer.train(resume_from_checkpoint=...)`` takes.
 
     It is a directory ``checkpoint-STEP`` (``checkpoint-ID`` without a step), or the file, under its own name, when
@@ -39,7 +39,7 @@ def materialize(store: Store | str | os.PathLike[str], ref: str, dest: str | os.
 
     Raises NotFound, Corrupt, NoSpace (nothing is left then), Exists when something else is at ``dest``.
     """
-    opened = store_of(store)
+    opened = store_of(store, create=False)
     checkpoint = opened.checkpoint(ref)
     if dest is not None:
         return str(_at(opened, checkpoint, Path(os.path.abspath(dest))))
@@ -53,7 +53,7 @@ def materialize(store: Store | str | os.PathLike[str], ref: str, dest: str | os.
         return str(held.path)
 
 
-def release(path: str | os.PathLike[str]) -> None:
+def release(path: StrPath) -> None:
     """Gives up a path of :func:`materialize` before the process ends; the room is free unless others share it.
 
     Nothing is done about any other path.
@@ -67,9 +67,9 @@ def release_step(run: str, step: int) -> None:
 
 
 @contextlib.contextmanager
-def materialized(store: Store | str | os.PathLike[str], ref: str) -> Iterator[Path]:
+def materialized(store: Store | StrPath, ref: str) -> Iterator[Path]:
     """The same without ``dest``, for the time of a ``with`` block."""
-    opened = store_of(store)
+    opened = store_of(store, create=False)
     held = _hold(opened, opened.checkpoint(ref))
     try:
         yield held.path
@@ -79,12 +79,12 @@ def materialized(store: Store | str | os.PathLike[str], ref: str) -> Iterator[Pa
 
 def _hold(store: Store, checkpoint: Checkpoint) -> Held:
     def fill(directory: Path) -> Path:
-        made = Path(store.get(checkpoint.id, directory))
+        made = store.get(checkpoint.id, directory)
         if made.is_dir() and made.name != _name(checkpoint):
             made = made.rename(directory / _name(checkpoint))
         return made
 
-    return shared(Path(store.path), checkpoint.id, checkpoint.logical_bytes, fill)
+    return shared(store.path, checkpoint.id, checkpoint.logical_bytes, fill)
 
 
 def _name(checkpoint: Checkpoint) -> str:
@@ -95,7 +95,7 @@ def _at(store: Store, checkpoint: Checkpoint, dest: Path) -> Path:
     dest.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(dest.parent):
         if not os.path.lexists(dest):
-            return Path(store.get(checkpoint.id, dest))
+            return store.get(checkpoint.id, dest)
         if _is_there(store, checkpoint, dest):
             return dest
     raise Exists(f"{dest} is there already, and is not {checkpoint.ref} as it was stored")

@@ -1,14 +1,20 @@
-"""A save that goes on in a thread of its own, and what became of it. Never lets an error vanish."""
+"""Saves that go on in a thread of their own, one at a time, and what became of them. Never lets an error vanish."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
-from .errors import CkptError
+from .errors import Busy, CkptError
+
+if TYPE_CHECKING:
+    from ._core import Memory
+    from .copies import Snapshot
 
 _log = logging.getLogger("ckpt_store")
 
@@ -66,10 +72,72 @@ class SaveHandle:
         if self._thread.is_alive():
             raise TimeoutError(f"{self._what} is still being saved")
 
-    def _finish(self) -> None:
-        """Waits, and raises what it failed with unless somebody was told already."""
+    def _join(self) -> None:
+        # After a fork the thread is the other process's.
         if os.getpid() == self._process:
             self._thread.join()
-            if self._error is not None and not self._told:
-                self._told = True
-                raise self._error
+
+    def _raise_untold(self) -> None:
+        """Raises what it failed with unless somebody was told already."""
+        if self._error is not None and not self._told:
+            self._told = True
+            raise self._error
+
+
+class Background:
+    """Saves from one copy of the tensors, so one save is under way at a time, whoever asks for it."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        # The same thread may come in twice: a signal's handler waits, or saves, in the middle of a save.
+        self._lock = threading.RLock()
+        self._copying = False
+        self._pending: SaveHandle | None = None
+
+    def save(
+        self, what: str, obj: object, store: Callable[[Sequence[tuple[str, bytes]], Sequence[Memory]], Checkpoint]
+    ) -> SaveHandle:
+        """Copies the object; ``store`` gets the records before the storages, and the copies of those, in a thread."""
+        from .copies import Snapshot
+        from .skeleton import take_apart
+
+        with self._lock:
+            if self._copying:
+                raise Busy(f"{what} can't be saved here: a save in the background was interrupted while it copied")
+            self.wait()
+            if self._snapshot is None:
+                self._snapshot = Snapshot()
+            self._copying = True
+            try:
+                skeleton = take_apart(obj)
+                records = skeleton.leading_records()
+                copies = self._snapshot.copy(skeleton.storages)
+                self._pending = SaveHandle(what, lambda: store(records, copies))
+                return self._pending
+            finally:
+                self._copying = False
+
+    def wait(self) -> None:
+        """Waits for the save that is under way, and raises what it failed with unless somebody was told already."""
+        with self._lock:
+            if (pending := self._pending) is not None:
+                # Ctrl-C leaves it pending: the copy is still in use.
+                pending._join()
+                self._pending = None
+                pending._raise_untold()
+
+
+_all: weakref.WeakSet[Background] = weakref.WeakSet()
+
+
+def _begin_all() -> None:
+    for one in _all:
+        one._begin()
+
+
+# A fork may have left a lock held, and what is being saved is saved by the parent.
+os.register_at_fork(after_in_child=_begin_all)

@@ -6,66 +6,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _core
+from ._arguments import FILE_MODE, Label, at_least_one, one_of
 from .checkpoint import Checkpoint, GcReport, StoredFile
 from .errors import Invalid, NotFound
-from .file import StoreFile
-from .saving import SaveHandle
+from .file import StoreFile, chosen
+from .saving import Background, SaveHandle
 
 if TYPE_CHECKING:
     import torch
 
-    from .copies import Snapshot
-
 StrPath: TypeAlias = "str | os.PathLike[str]"
-
-_FILE_MODE = 0o644
-_LOADABLE = (".pt", ".pth", ".ckpt", ".bin")
-
-
-@dataclass(frozen=True)
-class _Label:
-    """What a checkpoint is stored as."""
-
-    run: str
-    step: int | None
-    metrics: dict[str, float]
-    meta: dict[str, str]
-    tags: set[str]
-    replace: bool
-
-    @classmethod
-    def of(
-        cls,
-        run: str,
-        step: int | None,
-        metrics: Mapping[str, Any] | None,
-        meta: Mapping[str, str] | None,
-        tags: Iterable[str],
-        replace: bool,
-    ) -> _Label:
-        if isinstance(tags, str):
-            raise Invalid(f"tags is the text {tags!r}; a list of texts is meant")
-        # A metric may be a tensor of one element.
-        numbers = {name: float(value) for name, value in (metrics or {}).items()}
-        texts = {name: str(value) for name, value in (meta or {}).items()}
-        # Steps come as numpy's integers as well.
-        return cls(run, None if step is None else int(step), numbers, texts, set(tags), replace)
-
-    def __str__(self) -> str:
-        return self.run if self.step is None else f"{self.run}@{self.step}"
 
 
 class Store:
     """A store of checkpoints in a directory. May be used by many threads and processes at once, and after a fork.
 
     Args:
-        path: The directory. Made, with its parents, when there is no store in it.
+        path: The directory. Made, with its parents, when there is no store in it. A ``~`` is the home directory.
         create: Whether it is made; otherwise its absence is :class:`NotFound`.
 
     A *ref* names a checkpoint: ``RUN@STEP``, ``RUN@latest``, ``RUN@latest-good``, ``RUN@best``, ``RUN@TAG``, ``RUN`` (the
@@ -73,18 +35,17 @@ class Store:
     """
 
     def __init__(self, path: StrPath, *, create: bool = True) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = directory_of(path)
         """Its directory."""
         self._core = _core.Store(self.path, create)
-        self._snapshot: Snapshot | None = None
-        self._pending: SaveHandle | None = None
+        self._background = Background()
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # DataLoader workers and spawned ranks get a store by its path.
-        return _open, (str(self.path),)
+        return store_of, (str(self.path), False)
 
     # Storing.
 
@@ -115,7 +76,7 @@ class Store:
         Raises:
             NoSpace: The disk is too full. Nothing was changed.
         """
-        label = _Label.of(run, step, metrics, meta, tags, replace)
+        label = Label.of(run, step, metrics, meta, tags, replace)
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         return self._put(label, paths, [], None, gc)
 
@@ -141,9 +102,9 @@ class Store:
         from .copies import memory_of
         from .skeleton import take_apart
 
-        label = _Label.of(run, step, metrics, meta, tags, replace)
+        label = Label.of(run, step, metrics, meta, tags, replace)
         skeleton = take_apart(obj)
-        given = [(file, _FILE_MODE, self._archive(skeleton.leading_records(), memory_of(skeleton.storages)))]
+        given = [(file, FILE_MODE, self._archive(skeleton.leading_records(), memory_of(skeleton.storages)))]
         return self._put(label, [], given, None, gc)
 
     def save_async(
@@ -164,28 +125,16 @@ class Store:
         One save is under way at a time: the next one waits for it, and raises what it failed with if nobody has asked its
         handle. The memory of the copy, as large as the state, is kept for the next save.
         """
-        from .copies import Snapshot
-        from .skeleton import take_apart
+        label = Label.of(run, step, metrics, meta, tags, replace)
 
-        label = _Label.of(run, step, metrics, meta, tags, replace)
-        self.wait()
-        if self._snapshot is None:
-            self._snapshot = Snapshot()
-        skeleton = take_apart(obj)
-        records = skeleton.leading_records()
-        copies = self._snapshot.copy(skeleton.storages)
+        def store(records: Sequence[tuple[str, bytes]], copies: Sequence[_core.Memory]) -> Checkpoint:
+            return self._put(label, [], [(file, FILE_MODE, self._archive(records, copies))], None, gc)
 
-        def work() -> Checkpoint:
-            return self._put(label, [], [(file, _FILE_MODE, self._archive(records, copies))], None, gc)
-
-        self._pending = SaveHandle(str(label), work)
-        return self._pending
+        return self._background.save(str(label), obj, store)
 
     def wait(self) -> None:
         """Waits for the save that is under way, if any, and raises what it failed with if nobody has asked its handle."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending._finish()
+        self._background.wait()
 
     # Reading.
 
@@ -201,15 +150,14 @@ class Store:
 
         Args:
             ref: Which checkpoint.
-            file: Which of its files, by its path; none means the only one that can be loaded.
+            file: Which of its files, by its path; none means the only one that can be loaded. One of safetensors is a
+                dict of tensors.
             map_location: As for ``torch.load``.
             weights_only: As for ``torch.load``: False runs code that a pickle names.
         """
         from . import loading
 
         with self.open(ref, file) as opened:
-            if opened.name.endswith(".safetensors"):
-                return self.load_tensors(ref, device=map_location or "cpu", files=[opened.name])
             return loading.load(opened, map_location, weights_only)
 
     def load_tensors(
@@ -234,7 +182,7 @@ class Store:
         """
         reader = self._core.open(ref)
         files = [(index, found) for index, found in enumerate(reader.files()) if found["kind"] == "file"]
-        index, found = _choose(ref, files, file)
+        index, found = chosen(ref, files, file)
         return StoreFile(reader, index, found["path"], found["size"])
 
     def files(self, ref: str) -> list[StoredFile]:
@@ -278,8 +226,7 @@ class Store:
 
         Of two that are equal it is the later one.
         """
-        if mode not in ("min", "max"):
-            raise Invalid(f'mode is {mode!r}, which is neither "min" nor "max"')
+        one_of("mode", mode, "min", "max")
         sign = 1.0 if mode == "min" else -1.0
         try:
             found = self.checkpoints(run)
@@ -353,6 +300,8 @@ class Store:
         """
         if (keep_best is None) != (metric is None):
             raise Invalid("keep_best and metric go together: keep_best=3, metric='val_loss'")
+        for name, count in (("keep_last", keep_last), ("keep_best", keep_best), ("keep_every", keep_every)):
+            at_least_one(name, count)
         best = None if keep_best is None or metric is None else (keep_best, metric, mode)
         within = None if keep_within is None else int(keep_within.total_seconds() * 1000)
         return GcReport._of(self._core.gc(run, keep_last, best, keep_every, within, dry_run), dry_run)
@@ -366,7 +315,7 @@ class Store:
 
     def _put(
         self,
-        label: _Label,
+        label: Label,
         paths: Sequence[StrPath],
         given: Sequence[tuple[str, int, _core.Memory]],
         root: str | None,
@@ -387,20 +336,11 @@ class Store:
         return Checkpoint._of(entry)
 
 
-def _open(path: str) -> Store:
-    return Store(path, create=False)
+def directory_of(store: StrPath) -> Path:
+    """The directory that a store's path means, wherever the process goes afterwards."""
+    return Path(os.path.abspath(os.path.expanduser(store)))
 
 
-def _choose(ref: str, files: Sequence[tuple[int, dict[str, Any]]], path: str | None) -> tuple[int, dict[str, Any]]:
-    """The file that is meant."""
-    names = ", ".join(found["path"] for _, found in files[:10])
-    if path is not None:
-        for index, found in files:
-            if found["path"] == path:
-                return index, found
-        raise NotFound(f"no file {path!r} in {ref}; it has {names}")
-    loadable = [one for one in files if one[1]["path"].endswith(_LOADABLE)]
-    for candidates in (files, loadable):
-        if len(candidates) == 1:
-            return candidates[0]
-    raise Invalid(f"{ref} has {len(files)} files; say which one is meant: {names}")
+def store_of(store: Store | StrPath, create: bool) -> Store:
+    """The store itself, or the one in that directory; ``create`` says whether it is made."""
+    return store if isinstance(store, Store) else Store(store, create=create)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,23 +54,31 @@ def load(
         NotFound: when a pattern matches no tensor.
         Invalid: for a tensor whose type or shape its file doesn't tell, or that this torch doesn't have.
     """
-    chosen = _choose(reader, patterns, files)
+    return {tensor["name"]: loaded for tensor, loaded in _read(reader, _choose(reader, patterns, files), device)}
+
+
+def load_file(reader: _core.Reader, file: int, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Loads all tensors of one file, under the names that it has for them itself."""
+    of_file = [tensor for tensor in reader.tensors() if tensor["file"] == file]
+    return {tensor["bare_name"]: loaded for tensor, loaded in _read(reader, of_file, device)}
+
+
+def _read(
+    reader: _core.Reader, chosen: Sequence[dict[str, Any]], device: torch.device | str
+) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
     # One storage for each range of a file: tied tensors and views of one another stay so.
     storages: dict[tuple[int, int, int], torch.Tensor] = {}
     wanted: list[tuple[int, int, int, int]] = []
     for tensor in chosen:
         place = (tensor["file"], tensor["offset"], tensor["len"])
         if place not in storages:
-            storages[place] = storage = torch.empty(tensor["len"], dtype=torch.uint8)
+            storages[place] = storage = torch.empty(tensor["len"], dtype=torch.uint8, device="cpu")
             if tensor["len"] > 0:
                 wanted.append((*place, storage.data_ptr()))
     reader.read_many(wanted)
     moved = {place: storage.to(device) for place, storage in storages.items()}
-    loaded: dict[str, torch.Tensor] = {}
     for tensor in chosen:
-        flat = moved[tensor["file"], tensor["offset"], tensor["len"]]
-        loaded[tensor["name"]] = _shaped(flat, tensor)
-    return loaded
+        yield tensor, _shaped(moved[tensor["file"], tensor["offset"], tensor["len"]], tensor)
 
 
 def _choose(reader: _core.Reader, patterns: Sequence[str], files: Sequence[str]) -> list[dict[str, Any]]:

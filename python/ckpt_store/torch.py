@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import threading
 import time
@@ -25,10 +24,11 @@ from typing import Any, Literal
 import torch
 
 from . import errors
+from ._arguments import at_least_one, one_of, whole
 from ._plain import original, plain, random_state, set_random_state
 from .checkpoint import Checkpoint
 from .saving import SaveHandle
-from .store import Store
+from .store import Store, StrPath, store_of
 
 __all__ = ["CheckpointManager"]
 
@@ -61,7 +61,7 @@ class CheckpointManager:
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: Store | StrPath,
         run: str,
         keep_last: int | None = 3,
         keep_best: int | None = None,
@@ -74,14 +74,12 @@ class CheckpointManager:
         rng: bool = True,
         weights_only: bool = True,
     ) -> None:
-        for name, number in (("keep_last", keep_last), ("keep_best", keep_best), ("keep_every", keep_every)):
-            if number is not None and number < 1:
-                raise errors.Invalid(f"{name} must be at least 1, or None for no such rule, not {number}")
+        for name, count in (("keep_last", keep_last), ("keep_best", keep_best), ("keep_every", keep_every)):
+            at_least_one(name, count)
         if keep_best is not None and metric is None:
             raise errors.Invalid("keep_best needs the metric by which a checkpoint is good, such as metric='val_loss'")
-        if mode not in ("min", "max"):
-            raise errors.Invalid(f"mode is 'min' or 'max', not {mode!r}")
-        self.store = store if isinstance(store, Store) else Store(store)
+        one_of("mode", mode, "min", "max")
+        self.store = store_of(store, create=True)
         self.run = run
         self.metric = metric
         self.mode = mode
@@ -108,11 +106,12 @@ class CheckpointManager:
         Raises :class:`NoSpace` when the disk is too full: all checkpoints are as they were, and the training can go on.
         """
         self.wait()
+        step = whole(step)
         state = self._state(step, objects)
         about: dict[str, Any] = {
             "run": self.run,
             "step": step,
-            "metrics": {name: _number(value) for name, value in (metrics or {}).items()},
+            "metrics": metrics,
             "replace": self._replace,
         }
         if self._asynchronous:
@@ -172,8 +171,9 @@ class CheckpointManager:
         some.
         """
         self.wait()
-        ref = ref.id if isinstance(ref, Checkpoint) else f"{self.run}@{ref}" if isinstance(ref, int) else ref
-        checkpoint = self.store.checkpoint(ref)
+        if isinstance(ref, Checkpoint):
+            ref = ref.id
+        checkpoint = self.store.checkpoint(ref if isinstance(ref, str) else f"{self.run}@{whole(ref)}")
         self._into(self._load(checkpoint.id, checkpoint.ref), checkpoint.ref, objects)
         return checkpoint.step
 
@@ -199,9 +199,10 @@ class CheckpointManager:
 
     def wait(self) -> None:
         """Waits for a save in the background and raises what it failed with."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.join()
+        if self._saving is not None:
+            # Ctrl-C leaves it to the next one who waits.
+            self._saving.join()
+            self._saving = None
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
@@ -337,10 +338,6 @@ class CheckpointManager:
         if ended - began > _GC_SECONDS:
             self._gc_not_before = ended + (ended - began) / _GC_SHARE
         return True
-
-
-def _number(value: Any) -> float:
-    return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
 
 def _check(name: str, value: Any, saved: Any, ref: str) -> None:

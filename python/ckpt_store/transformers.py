@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ._arguments import one_of
 from ._ranks import on_main
-from ._scratch import remove, store_of
+from ._scratch import remove
 from ._steps import Steps
 from .checkpoint import Checkpoint
 from .errors import CkptError, Exists, NoSpace, NotFound
 from .materialized import materialize, release_step
-from .store import Store
+from .store import Store, StrPath, store_of
 
 _log = logging.getLogger("ckpt_store")
 
@@ -62,7 +63,7 @@ class StoreCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def __init__(
         self,
-        store: Store | str | os.PathLike[str],
+        store: Store | StrPath,
         *,
         run: str,
         delete_source: bool = True,
@@ -72,8 +73,7 @@ class StoreCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         tags: Iterable[str] = (),
         meta: Mapping[str, str] | None = None,
     ) -> None:
-        if on_no_space not in ("raise", "warn"):
-            raise ValueError(f'on_no_space is {on_no_space!r}, which is neither "raise" nor "warn"')
+        one_of("on_no_space", on_no_space, "raise", "warn")
         self.last_checkpoint: Checkpoint | None = None
         """What was stored last, on the first process."""
         self._given = store
@@ -108,9 +108,8 @@ class StoreCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         on_main(self._store_waiting)
 
     def _store(self) -> Store:
-        if not isinstance(self._given, Store):
-            self._given = store_of(self._given, create=True)
-        return self._given
+        store = self._given = store_of(self._given, create=True)
+        return store
 
     def _begin(self, args: TrainingArguments, state: TrainerState) -> str | None:
         store = self._store()

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from ..checkpoint import Checkpoint
 from ..errors import CkptError, Invalid, NotFound
-from ..store import Store
+from ..store import Store, store_of
 from . import stub_files
 from .stub import Stub
 from .stub_files import Place
@@ -50,7 +50,7 @@ def open_checkpoint(checkpoint: Place, *, store: Store | Place | None = None) ->
         import fsspec
 
         return cast(BinaryIO, fsspec.open(os.fspath(checkpoint), "rb").open())
-    own = store if store is None or isinstance(store, Store) else Store(store, create=False)
+    own = None if store is None else store_of(store, create=False)
     found, held = resolved(checkpoint, stub, own)
     return cast(BinaryIO, found.open(held.id, stub.file if stub is not None else None))
 
@@ -67,7 +67,7 @@ def resolved(place: Place, stub: Stub | None, own: Store | None) -> tuple[Store,
             pass
     path = stub_files.local(place)
     for other in stub.stores(None if path is None else Path(os.path.realpath(path)).parent):
-        if own is not None and other == Path(own.path):
+        if own is not None and other == own.path:
             continue
         try:
             store = Store(other, create=False)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from .._arguments import at_least_one, one_of
 from ..checkpoint import Checkpoint
-from ..errors import Busy, CkptError, Exists, Invalid, NoSpace, NotFound, Unavailable
-from ..store import Store
+from ..errors import Busy, CkptError, Exists, NoSpace, NotFound, Unavailable
+from ..store import Store, directory_of
 from . import facts, stub_files
 from .base import CheckpointIO, rank, register, torch_io
 from .loading import resolved, weights_only_of
@@ -56,13 +57,11 @@ class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types ar
         drop_removed: bool = True,
         gc_every: int | None = 10,
     ) -> None:
-        if on_no_space not in ("raise", "warn"):
-            raise Invalid(f"on_no_space is 'raise' or 'warn', not {on_no_space!r}")
-        if gc_every is not None and gc_every < 1:
-            raise Invalid(f"gc_every is a number of checkpoints from 1, or None, not {gc_every!r}")
+        one_of("on_no_space", on_no_space, "raise", "warn")
+        at_least_one("gc_every", gc_every)
         register(type(self))
         self._opened = store if isinstance(store, Store) else None
-        self._path = Path(os.path.abspath(store.path if isinstance(store, Store) else os.fspath(store)))
+        self._path = store.path if isinstance(store, Store) else directory_of(store)
         self._run = run
         self._on_no_space = on_no_space
         self._drop_removed = drop_removed
