@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from .errors import Invalid
 FILE_MODE = 0o644
 """The permissions of files that come from memory."""
 _STEP_MAX = 2**64 - 1
+_NARROW = ("float32", "float16", "bfloat16")
+_FLOAT32_MAX = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,21 @@ def whole(step: Any) -> int:
 
 
 def number(name: str, metric: Any) -> float:
-    """A metric, which may be a tensor or an array of one element."""
+    """A metric, which may be a tensor or an array of one element.
+
+    0.1 in float32 is 0.10000000149011612 in float64. It becomes 0.1: people read it, and as a float32 it is the same.
+    """
     try:
         # Of a tensor that a gradient flows through torch would warn.
-        return float(metric.detach() if hasattr(metric, "detach") else metric)
+        found = float(metric.detach() if hasattr(metric, "detach") else metric)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise Invalid(f"the metric {name} is {_shown(metric)}, which is not one number") from None
+    is_narrow = str(getattr(metric, "dtype", "")).endswith(_NARROW)
+    for digits in range(6, 10) if is_narrow and math.isfinite(found) else ():
+        short = float(f"{found:.{digits}g}")
+        if abs(short) < _FLOAT32_MAX and struct.unpack("f", struct.pack("f", short))[0] == found:
+            return short
+    return found
 
 
 def one_of(name: str, value: str, *allowed: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,8 @@ class StoreFile(io.RawIOBase):
         if start is None:
             raise ValueError(f"whence is {whence}, which is neither 0, 1 nor 2")
         if start + offset < 0:
-            raise ValueError(f"can't go to {start + offset} of {self.name}")
+            # As of a file on a disk, which zipfile counts on.
+            raise OSError(errno.EINVAL, f"can't go to {start + offset} of {self.name}")
         self._at = start + offset
         return self._at
 

@@ -29,9 +29,10 @@ class SaveHandle:
         self._saved: Checkpoint | None = None
         self._error: BaseException | None = None
         self._told = False
+        # Not the thread's own end: Python up to 3.12 takes a thread for ended when Ctrl-C interrupts who joins it.
+        self._over = threading.Event()
         # Not a daemon: the interpreter waits for it before it goes.
-        self._thread = threading.Thread(target=self._run, name=f"ckpt-save {what}")
-        self._thread.start()
+        threading.Thread(target=self._run, name=f"ckpt-save {what}").start()
 
     def _run(self) -> None:
         work, self._work = self._work, None
@@ -41,10 +42,12 @@ class SaveHandle:
         except BaseException as error:
             self._error = error
             _log.error("saving %s failed: %s", self._what, error)
+        finally:
+            self._over.set()
 
     def done(self) -> bool:
         """Whether it is over, well or not."""
-        return not self._thread.is_alive()
+        return self._over.is_set()
 
     def result(self, timeout: float | None = None) -> Checkpoint:
         """Waits for the save, and raises what it failed with.
@@ -68,14 +71,13 @@ class SaveHandle:
     def _wait(self, timeout: float | None) -> None:
         if os.getpid() != self._process:
             raise CkptError(f"{self._what} is being saved by the process that this one was forked from")
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self._over.wait(timeout):
             raise TimeoutError(f"{self._what} is still being saved")
 
     def _join(self) -> None:
         # After a fork the thread is the other process's.
         if os.getpid() == self._process:
-            self._thread.join()
+            self._over.wait()
 
     def _raise_untold(self) -> None:
         """Raises what it failed with unless somebody was told already."""

@@ -92,7 +92,7 @@ class CheckpointManager:
         self._weights_only = weights_only
         self._gc_not_before = 0.0
         self._gc_postponed = False
-        self._saving: threading.Thread | None = None
+        self._saved: threading.Event | None = None
         self._failed: BaseException | None = None
 
     def save(self, step: int, metrics: Mapping[str, Any] | None = None, **objects: Any) -> Checkpoint | SaveHandle:
@@ -116,8 +116,8 @@ class CheckpointManager:
         }
         if self._asynchronous:
             handle = self.store.save_async(state, **about)
-            self._saving = threading.Thread(target=self._finish, args=(handle,), name="ckpt_store-manager")
-            self._saving.start()
+            self._saved = threading.Event()
+            threading.Thread(target=self._finish, args=(handle, self._saved), name="ckpt_store-manager").start()
             return handle
         try:
             saved = self.store.save(state, **about)
@@ -199,10 +199,10 @@ class CheckpointManager:
 
     def wait(self) -> None:
         """Waits for a save in the background and raises what it failed with."""
-        if self._saving is not None:
+        if self._saved is not None:
             # Ctrl-C leaves it to the next one who waits.
-            self._saving.join()
-            self._saving = None
+            self._saved.wait()
+            self._saved = None
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
@@ -221,9 +221,9 @@ class CheckpointManager:
     ) -> None:
         if error is None:
             self.close()
-        elif self._saving is not None:
+        elif self._saved is not None:
             # The error on its way out matters more than one of the save, which the log tells.
-            self._saving.join()
+            self._saved.wait()
 
     def _checkpoints(self) -> list[Checkpoint]:
         """The run's checkpoints, in the order in which they were stored."""
@@ -278,7 +278,7 @@ class CheckpointManager:
         if self._rng and "rng" in own:
             set_random_state(own["rng"])
 
-    def _finish(self, handle: SaveHandle) -> None:
+    def _finish(self, handle: SaveHandle, saved: threading.Event) -> None:
         try:
             handle.result()
             self._replace = True
@@ -286,6 +286,8 @@ class CheckpointManager:
         except BaseException as error:
             # The handle has told the log.
             self._failed = error
+        finally:
+            saved.set()
 
     def _retain(self) -> None:
         """Drops what no rule keeps, now or later. Never fails: what had to be stored is stored."""

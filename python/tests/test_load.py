@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import threading
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckpt_store as ckpt
+from ckpt_store.file import StoreFile
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -89,7 +91,7 @@ def test_a_file_is_a_file(store: ckpt.Store, tmp_path: Path) -> None:
         file.seek(0)
         assert file.read() == data
         assert zipfile.ZipFile(file).testzip() is None
-        with pytest.raises(ValueError, match="can't go"):
+        with pytest.raises(OSError, match="can't go"):
             file.seek(-1)
         with pytest.raises(io.UnsupportedOperation):
             file.write(b"x")
@@ -163,3 +165,66 @@ def test_what_is_not_there(store: ckpt.Store, tmp_path: Path) -> None:
     assert "train" in str(pytest.raises(ckpt.NotFound, store.load, "trian").value), "a slip is understood"
     assert store.latest("trian") is None
     assert store.best("train", "loss") is None
+
+
+def test_small_reads_bring_a_block_along(
+    store: ckpt.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * 4096
+    (tmp_path / "f.bin").write_bytes(data)
+    store.put(tmp_path / "f.bin", run="a", step=1)
+    turns = []
+    pread_into = StoreFile.pread_into
+    monkeypatch.setattr(StoreFile, "pread_into", lambda *given: turns.append(given[2]) or pread_into(*given))
+    with store.open("a@1") as file:
+        assert b"".join(iter(lambda: file.read(100), b"")) == data
+        assert len(turns) < 20, "as many as there are blocks, and not one for each read"
+        random = torch.Generator().manual_seed(0)
+        for _ in range(300):
+            at, count = torch.randint(0, len(data) + 50, (2,), generator=random).tolist()
+            count %= 5000
+            file.seek(at)
+            assert file.peek(10)[:10] == data[at : at + 10]
+            assert file.read(count) == data[at : at + count] and file.tell() == min(at + count, max(at, len(data)))
+        file.seek(0)
+        turns.clear()
+        assert file.readline() == data[: data.index(10) + 1] and len(turns) == 1
+
+
+def test_old_and_short_files_are_told_apart(store: ckpt.Store, tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(5.0)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    store.put(tmp_path / "old.pt", run="old")
+    assert torch.equal(store.load("old")["w"], torch.arange(5.0))
+    (tmp_path / "x").write_bytes(b"x")
+    store.put(tmp_path / "x", run="short")
+    with store.open("short") as file:
+        assert not zipfile.is_zipfile(file)
+    with pytest.raises((pickle.UnpicklingError, EOFError, RuntimeError)):
+        store.load("short")
+
+
+def test_a_file_of_safetensors_is_loaded_whatever_it_is_called(store: ckpt.Store, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("model[1].safetensors", "other.safetensors"):
+        save_file({"w": torch.full((3,), float(len(name)))}, folder / name)
+    store.put(folder, run="two", step=1)
+    for name in ("model[1].safetensors", "other.safetensors"):
+        assert store.load("two", file=name)["w"].tolist() == [len(name)] * 3
+    (folder / "other.safetensors").unlink()
+    store.put(folder, run="one", step=1)
+    assert store.load("one", map_location={"cuda:0": "cpu"})["w"].device.type == "cpu"
+    assert store.load("one", map_location=torch.device("meta"))["w"].is_meta
+    with pytest.raises(ckpt.Invalid, match="map_location"):
+        store.load("one", map_location=lambda storage, _: storage)
+
+
+def test_where_new_tensors_go_by_default_does_not_matter(store: ckpt.Store) -> None:
+    saved = state()
+    store.save(saved, run="a", step=1)
+    with torch.device("meta"):
+        assert same(store.load_tensors("a@1"), {name: tensor for name, tensor in saved.items()})
+        assert same(store.load("a@1"), saved)
+        store.save_async(saved, run="a", step=2).result()
+    assert same(store.load("a@2"), saved)

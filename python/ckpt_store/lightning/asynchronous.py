@@ -66,6 +66,7 @@ class AsyncStoreCheckpointIO(StoreCheckpointIO):
     def teardown(self) -> None:
         """Waits for everything, and raises what failed."""
         if self._thread is not None:
+            wait(list(self._jobs))
             self._thread.shutdown(wait=True)
             self._thread = None
         super().teardown()

@@ -5,21 +5,19 @@ Imports no framework: what it looks at was made by the one that runs.
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import _arguments
 from .stub_files import Place, local
 
 _STRATEGIES = ("lightning.pytorch.strategies.strategy", "pytorch_lightning.strategies.strategy")
 _FRAMES_MAX = 12
 _NAME_BYTES_MAX = 255
-_FLOAT32_MAX = 3.4e38
 
 
 def step_of(checkpoint: Mapping[str, Any]) -> int | None:
@@ -63,10 +61,7 @@ def _logged(trainer: Any) -> Mapping[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """A number, or a tensor with one element, as a float; ``None`` for all else.
-
-    0.1 in float32 is 0.10000000149011612 in float64. It becomes 0.1: people read it, and as a float32 it is the same.
-    """
+    """A number, or a tensor with one element, as a float; ``None`` for all else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -74,15 +69,9 @@ def number(value: Any) -> float | None:
     try:
         if value.numel() != 1 or value.is_complex():
             return None
-        found = float(value.item())
-        narrow = value.is_floating_point() and value.element_size() <= 4
     except (AttributeError, TypeError, RuntimeError):
         return None
-    for digits in range(6, 10) if narrow and math.isfinite(found) else ():
-        short = float(f"{found:.{digits}g}")
-        if abs(short) < _FLOAT32_MAX and struct.unpack("f", struct.pack("f", short))[0] == found:
-            return short
-    return found
+    return _arguments.number("", value)
 
 
 def caller() -> tuple[Any | None, Any | None]:
