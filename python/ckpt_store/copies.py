@@ -1,5 +1,5 @@
-"""Where tensors' bytes are read from: in place on the CPU, through pinned memory from elsewhere; and whole copies for saving
-behind a training's back. Never pickles, and never touches a store.
+"""Where tensors' bytes are read from: in place on the CPU, through pinned memory from elsewhere; and whole copies for
+saving behind a training's back. Never pickles, and never touches a store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from ._core import Memory
 
 _ALIGNMENT = 64
 _SLOT_BYTES = 4 << 20
-"""What the store asks for at once (``FAR_BYTES`` of the core); more is slower by the size of caches, less by Python's turns."""
+"""What the store asks for at once (``FAR_BYTES`` of the core); more is slower by the size of caches, less by Python's
+turns."""
 
 
 def memory_of(storages: Sequence[torch.UntypedStorage]) -> list[Memory]:

@@ -1,4 +1,4 @@
-"""What can go wrong, by what the caller should do about it. Never raised for a mistake in Python code of the caller."""
+"""What can go wrong, by what the caller should do about it. Never leaves that to the words of a message alone."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ class _OfTheSystem(CkptError, OSError):
 
 
 class NoSpace(_OfTheSystem):
-    """The disk is too full. Nothing was stored and nothing was changed, so a training can go on; ``errno`` is ``ENOSPC``.
+    """The disk is too full. Nothing was stored and nothing was changed, so a training can go on; ``errno`` is
+    ``ENOSPC``.
 
-    ``needs_bytes`` is what storing it would have written, as far as that is known; ``free_bytes`` is what is free, of which
-    ``reserve_bytes`` are to stay so; ``gc_frees_bytes`` is what :meth:`ckpt_store.Store.gc` would free now.
+    ``needs_bytes`` is what storing it would have written, as far as that is known; ``free_bytes`` is what is free, of
+    which ``reserve_bytes`` are to stay so; ``gc_frees_bytes`` is what :meth:`ckpt_store.Store.gc` would free now.
     """
 
     needs_bytes: int | None = None

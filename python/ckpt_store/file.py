@@ -19,8 +19,8 @@ _BLOCK_BYTES = 128 << 10
 
 
 def chosen(ref: str, files: Sequence[tuple[int, dict[str, Any]]], path: str | None) -> tuple[int, dict[str, Any]]:
-    """Of the files of a checkpoint, with their numbers, the one of that path, or the only one, or the only one that holds
-    tensors by its name."""
+    """Of the files of a checkpoint, with their numbers, the one of that path, or the only one, or the only one that
+    holds tensors by its name."""
     names = ", ".join(found["path"] for _, found in files[:10])
     if path is not None:
         for index, found in files:
@@ -88,12 +88,14 @@ class StoreFile(io.RawIOBase):
         return count
 
     def peek(self, size: int = 1) -> bytes:
-        """The bytes that come next, without going on: ``size`` of them or more, fewer only at the end or beyond a block."""
+        """The bytes that come next, without going on: ``size`` of them or more, fewer only at the end or beyond a
+        block."""
         block, begin = self._ahead(max(size, 1))
         return block[begin:]
 
     def _ahead(self, size: int) -> tuple[bytes, int]:
-        """A block, and where in it the bytes that come next begin, ``size`` of them or all that there are up to a block."""
+        """A block, and where in it the bytes that come next begin, ``size`` of them or all that there are up to a
+        block."""
         self._open()
         start, block = self._block
         wanted = min(size, _BLOCK_BYTES, max(self.size - self._at, 0))
@@ -122,7 +124,8 @@ class StoreFile(io.RawIOBase):
         return self.read(max(self.size - self._at, 0)) or b""
 
     def tensors(self, device: Any) -> Any:
-        """The tensors of this file by their names, as :meth:`ckpt_store.Store.load_tensors` gives those of a checkpoint."""
+        """The tensors of this file by their names, as :meth:`ckpt_store.Store.load_tensors` gives those of a
+        checkpoint."""
         from . import tensors
 
         return tensors.load_file(self._open(), self._index, device)

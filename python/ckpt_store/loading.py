@@ -1,5 +1,5 @@
-"""torch.load from a store: all storages of a file are read at once, by all threads, into the memory that the tensors get. Never
-runs code that torch.load would not run, and whatever is out of the ordinary is left to torch.load itself.
+"""torch.load from a store: all storages of a file are read at once, by all threads, into the memory that the tensors
+get. Never runs code that torch.load would not run, and whatever is out of the ordinary is left to torch.load itself.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PREFIX = "data/"
 
 
 def load(file: StoreFile, map_location: Any, weights_only: bool) -> Any:
-    """Loads what ``torch.save`` wrote to a file of a checkpoint; arguments and errors are those of ``torch.load``. Of a file of
-    safetensors, whose tensors are on no device yet, it takes ``map_location`` for one on the CPU.
+    """Loads what ``torch.save`` wrote to a file of a checkpoint; arguments and errors are those of ``torch.load``. Of a
+    file of safetensors, whose tensors are on no device yet, it takes ``map_location`` for one on the CPU.
 
-    ``torch.load(file)`` is right for every file, but reads one storage after the other. Where the file is an ordinary archive,
-    torch's own unpickling (``torch.serialization._load``) is given storages that have been read already.
+    ``torch.load(file)`` is right for every file, but reads one storage after the other. Where the file is an ordinary
+    archive, torch's own unpickling (``torch.serialization._load``) is given storages that have been read already.
     """
     if file.name.endswith(".safetensors"):
         where = map_location.get("cpu") if isinstance(map_location, dict) else map_location

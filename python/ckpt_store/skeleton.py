@@ -1,8 +1,8 @@
-"""An object as torch.save takes it apart: a pickle, and the storages that its tensors lie in. Never copies a tensor, and never
-writes anything.
+"""An object as torch.save takes it apart: a pickle, and the storages that its tensors lie in. Never copies a tensor,
+and never writes anything.
 
-The pickle is byte for byte that of ``torch.save`` (``torch.serialization._save``): tied tensors name one storage, and views
-and non-contiguous tensors keep their strides.
+The pickle is byte for byte that of ``torch.save`` (``torch.serialization._save``): tied tensors name one storage, and
+views and non-contiguous tensors keep their strides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The class Store: everything that people do with a store from Python. Never imports a framework before a tensor is at hand,
-and never decides which checkpoints may go: that is what :meth:`Store.gc` is told.
+"""The class Store: everything that people do with a store from Python. Never imports a framework before a tensor is at
+hand, and never decides which checkpoints may go: that is what :meth:`Store.gc` is told.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -30,8 +31,8 @@ class Store:
         path: The directory. Made, with its parents, when there is no store in it. A ``~`` is the home directory.
         create: Whether it is made; otherwise its absence is :class:`NotFound`.
 
-    A *ref* names a checkpoint: ``RUN@STEP``, ``RUN@latest``, ``RUN@latest-good``, ``RUN@best``, ``RUN@TAG``, ``RUN`` (the
-    latest), or its id.
+    A *ref* names a checkpoint: ``RUN@STEP``, ``RUN@latest``, ``RUN@latest-good``, ``RUN@best``, ``RUN@TAG``, ``RUN``
+    (the latest), or its id.
     """
 
     def __init__(self, path: StrPath, *, create: bool = True) -> None:
@@ -95,9 +96,9 @@ class Store:
     ) -> Checkpoint:
         """Stores what ``torch.save(obj, file)`` would write, straight from memory, as a checkpoint of one file.
 
-        Tensors are read where they lie; those on a GPU come through a little pinned memory. None of them may change until
-        this returns. What the store has already is hashed and not written, so an unchanged model costs a fraction of
-        ``torch.save``. Arguments and errors are those of :meth:`put`.
+        Tensors are read where they lie; those on a GPU come through a little pinned memory. None of them may change
+        until this returns. What the store has already is hashed and not written, so an unchanged model costs a fraction
+        of ``torch.save``. Arguments and errors are those of :meth:`put`.
         """
         from .copies import memory_of
         from .skeleton import take_apart
@@ -122,8 +123,8 @@ class Store:
     ) -> SaveHandle:
         """As :meth:`save`, but returns as soon as the tensors are copied; the training may go on and change them.
 
-        One save is under way at a time: the next one waits for it, and raises what it failed with if nobody has asked its
-        handle. The memory of the copy, as large as the state, is kept for the next save.
+        One save is under way at a time: the next one waits for it, and raises what it failed with if nobody has asked
+        its handle. The memory of the copy, as large as the state, is kept for the next save.
         """
         label = Label.of(run, step, metrics, meta, tags, replace)
 
@@ -133,7 +134,8 @@ class Store:
         return self._background.save(str(label), obj, store)
 
     def wait(self) -> None:
-        """Waits for the save that is under way, if any, and raises what it failed with if nobody has asked its handle."""
+        """Waits for the save that is under way, if any, and raises what it failed with if nobody has asked its
+        handle."""
         self._background.wait()
 
     # Reading.
@@ -207,7 +209,8 @@ class Store:
         return sorted({entry["run"] for entry in self._core.checkpoints(None)})
 
     def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
-        """The checkpoints of a run, or all, in the order in which they were stored; :class:`NotFound` for no such run."""
+        """The checkpoints of a run, or all, in the order in which they were stored; :class:`NotFound` for no such
+        run."""
         return [Checkpoint._of(entry) for entry in self._core.checkpoints(run)]
 
     def checkpoint(self, ref: str) -> Checkpoint:
@@ -222,7 +225,8 @@ class Store:
             return None
 
     def best(self, run: str, metric: str, mode: str = "min") -> Checkpoint | None:
-        """The checkpoint of a run with the smallest (``mode="min"``) or largest (``"max"``) value of a metric, if any has it.
+        """The checkpoint of a run with the smallest (``mode="min"``) or largest (``"max"``) value of a metric, if any
+        has it.
 
         Of two that are equal it is the later one.
         """
@@ -232,21 +236,21 @@ class Store:
             found = self.checkpoints(run)
         except NotFound:
             return None
-        numbers = [(sign * value, one) for one in found if (value := one.metrics.get(metric)) is not None and value == value]
-        return min(reversed(numbers), key=lambda number: number[0], default=(0.0, None))[1]
+        known = [one for one in reversed(found) if not math.isnan(one.metrics.get(metric, math.nan))]
+        return min(known, key=lambda one: sign * one.metrics[metric], default=None)
 
     def stats(self) -> dict[str, Any]:
         """What the store holds and what is left of the disk, in bytes: ``logical_bytes`` (as files), ``stored_bytes``,
-        ``reclaimable_bytes``, ``free_bytes``, ``checkpoints``, ``growth_bytes`` (for each new checkpoint), and the same for
-        each of the ``runs``.
+        ``reclaimable_bytes``, ``free_bytes``, ``checkpoints``, ``growth_bytes`` (for each new checkpoint), and the same
+        for each of the ``runs``.
         """
         return self._core.stats()
 
     def verify(self, ref: str | None = None, *, quick: bool = False) -> dict[str, Any]:
         """Reads everything back, or one checkpoint, and checks it; ``quick`` leaves the chunks' bytes unread.
 
-        Answers ``sound``, ``checkpoints``, ``chunks``, ``bytes``, ``damaged`` (what checkpoints suffer) and ``objects`` (parts
-        of the store that are damaged in themselves).
+        Answers ``sound``, ``checkpoints``, ``chunks``, ``bytes``, ``damaged`` (what checkpoints suffer) and ``objects``
+        (parts of the store that are damaged in themselves).
         """
         return self._core.verify(ref, quick)
 
@@ -286,14 +290,14 @@ class Store:
     ) -> GcReport:
         """Drops checkpoints, and frees what nothing uses any more.
 
-        A checkpoint stays when any rule keeps it; the newest of a run, pinned and tagged ones always stay. Without a rule
-        the store's own policies say (``ckpt policy``), and without those none is dropped.
+        A checkpoint stays when any rule keeps it; the newest of a run, pinned and tagged ones always stay. Without a
+        rule the store's own policies say (``ckpt policy``), and without those none is dropped.
 
         Args:
             run: Only runs of this name, which may be a glob; none means all.
             keep_last: Keeps this many that were stored last.
-            keep_best: Keeps this many with the best ``metric``; ``mode`` says whether ``"min"`` or ``"max"`` is good, where
-                the metric's name doesn't (a loss and an accuracy do).
+            keep_best: Keeps this many with the best ``metric``; ``mode`` says whether ``"min"`` or ``"max"`` is good,
+                where the metric's name doesn't (a loss and an accuracy do).
             keep_every: Keeps those whose step is a multiple of this.
             keep_within: Keeps those not older than this.
             dry_run: Tells what would be done, and does nothing.

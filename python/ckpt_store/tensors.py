@@ -1,5 +1,5 @@
-"""Tensors of a checkpoint by name, whatever format they were saved in. Reads those tensors' bytes alone, and never runs code
-that a checkpoint holds.
+"""Tensors of a checkpoint by name, whatever format they were saved in. Reads those tensors' bytes alone, and never runs
+code that a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _shaped(flat: torch.Tensor, tensor: Mapping[str, Any]) -> torch.Tensor:
     name, shape, strides = tensor["name"], tensor["shape"], tensor["strides"]
     dtype = DTYPES.get(tensor["dtype"] or "")
     if dtype is None or shape is None:
-        raise Invalid(f"the tensor {name!r} has the type {tensor['dtype']} and the shape {shape}: torch can't have it so")
+        told = f"the type {tensor['dtype']} and the shape {shape}"
+        raise Invalid(f"the tensor {name!r} has {told}: torch can't have it so")
     if flat.numel() % dtype.itemsize:
         raise Invalid(f"the tensor {name!r} has {flat.numel()} bytes, which is no number of {dtype}")
     elements = flat.view(dtype)

@@ -30,7 +30,8 @@ def test_a_step_is_never_rounded(store: ckpt.Store, step: Any) -> None:
 
 def test_a_metric_is_one_number(store: ckpt.Store) -> None:
     loss = torch.tensor(0.1, requires_grad=True)
-    given = {"loss": loss, "half": torch.tensor([0.1], dtype=torch.float16), "numpy": np.float32(0.3), "wide": np.float64(0.1)}
+    half = torch.tensor([0.1], dtype=torch.float16)
+    given = {"loss": loss, "half": half, "numpy": np.float32(0.3), "wide": np.float64(0.1)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kept = store.save(OBJECT, run="a", metrics={**given, "inf": float("inf"), "whole": np.int64(7)}).metrics

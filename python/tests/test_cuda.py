@@ -1,4 +1,5 @@
-"""Tensors on a GPU: saved through pinned memory, and copied for a save behind the training's back. Skipped without a GPU."""
+"""Tensors on a GPU: saved through pinned memory, and copied for a save behind the training's back. Skipped without a
+GPU."""
 
 from __future__ import annotations
 

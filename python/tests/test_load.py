@@ -71,7 +71,8 @@ def test_tensors_of_any_format(store: ckpt.Store, tmp_path: Path) -> None:
     assert same(store.load("s"), saved)
     assert same(store.load_tensors("s"), saved)
     assert same(store.load_tensors("n"), saved)
-    kinds = {str(kind): torch.ones(64).to(kind) for kind in (torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool)}
+    types = (torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool)
+    kinds = {str(kind): torch.ones(64).to(kind) for kind in types}
     store.save(kinds, run="k")
     assert same(store.load_tensors("k"), kinds)
     assert store.load_tensors("k", "torch.bool")["torch.bool"].dtype == torch.bool

@@ -25,7 +25,8 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-FORK = """
+FORK =
+"""
 import os, sys, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 state = {"w": torch.randn(1_500_000)}
@@ -96,7 +97,8 @@ def test_many_threads_save_into_one_store(store: ckpt.Store) -> None:
     def work(thread: int) -> None:
         try:
             for step in range(5):
-                store.save({"shared": shared, "own": torch.full((40_000,), float(thread * 10 + step))}, run=f"r{thread}", step=step)
+                own = torch.full((40_000,), float(thread * 10 + step))
+                store.save({"shared": shared, "own": own}, run=f"r{thread}", step=step)
         except BaseException as error:
             errors.append(error)
 
@@ -130,7 +132,8 @@ def test_other_threads_run_while_a_save_works(store: ckpt.Store) -> None:
     assert turns > 20, "the GIL was released"
 
 
-INTERRUPTED = """
+INTERRUPTED =
+"""
 import os, signal, sys, threading, time, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 state = {"w": torch.randn(60_000_000)}
@@ -158,7 +161,8 @@ def test_ctrl_c_stops_a_save_and_leaves_the_store_as_it_was(tmp_path: Path) -> N
     assert time.monotonic() > started
 
 
-KILLED = """
+KILLED =
+"""
 import sys, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 w = torch.randn(3_000_000)
@@ -221,7 +225,8 @@ def test_damage_is_named(store: ckpt.Store, caplog: pytest.LogCaptureFixture) ->
     with open(newest, "r+b") as pack:
         pack.seek(3_000_000)
         pack.write(b"damage" * 1000)
-    for read in (lambda: store.load("a@2"), lambda: store.load_tensors("a@2"), lambda: store.get("a@2", store.path / "x")):
+    into = store.path / "x"
+    for read in (lambda: store.load("a@2"), lambda: store.load_tensors("a@2"), lambda: store.get("a@2", into)):
         with pytest.raises(ckpt.Corrupt, match="encoder.weight") as raised:
             read()
         assert raised.value.damage[0]["checkpoint"] == "a@2"
@@ -257,7 +262,8 @@ def test_the_wheel_brings_the_command(store: ckpt.Store) -> None:
     store.save({}, run="a", step=1)
     from shutil import which
 
-    listed = subprocess.run([which("ckpt") or "ckpt", "--store", store.path, "ls"], capture_output=True, text=True, check=True)
+    command = [which("ckpt") or "ckpt", "--store", store.path, "ls"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "a" in listed.stdout
     shown = subprocess.run([which("ckpt") or "ckpt", "--version"], capture_output=True, text=True, check=True)
     assert shown.stdout.split()[-1] == installed

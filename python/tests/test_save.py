@@ -28,7 +28,10 @@ def objects() -> dict[str, object]:
     kinds = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.bool, torch.complex64]
     kinds += [torch.float8_e4m3fn, torch.uint16]
     return {
-        "a model with tied weights and its optimizer": {"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+        "a model with tied weights and its optimizer": {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
         "a whole module": model,
         "views": [matrix, matrix[3:7, ::2], matrix.t(), matrix[5], matrix.expand(2, 200, 300)],
         "types": {str(kind): torch.ones(1000).to(kind) for kind in kinds},
@@ -68,7 +71,8 @@ def test_a_save_is_what_torch_writes(store: ckpt.Store, tmp_path: Path, name: st
         store.save(obj, run="a", step=step)
         saved = store.get(f"a@{step}", tmp_path / f"{step}.pt").read_bytes()
         assert list(members(saved)) == list(members(expected))
-        # All bytes are torch's but for the id that torch makes up, which stands there with its sum, and in the directory.
+        # All bytes are torch's but for the id that torch makes up, which stands there with its sum, and in the
+        # directory.
         start = saved.index(ID.encode()) + len(ID)
         assert saved[:start] == expected[:start]
         assert len(saved) == len(expected)
@@ -121,7 +125,11 @@ def test_what_torch_refuses_is_refused(store: ckpt.Store) -> None:
     numbers = torch.arange(4.0)
     two_types = [numbers.untyped_storage(), numbers]
     for bad in ({"f": lambda: 1}, two_types):
-        for save in (lambda: torch.save(bad, io.BytesIO()), lambda: store.save(bad, run="a"), lambda: store.save_async(bad, run="a")):
+        for save in (
+            lambda: torch.save(bad, io.BytesIO()),
+            lambda: store.save(bad, run="a"),
+            lambda: store.save_async(bad, run="a"),
+        ):
             with pytest.raises((AttributeError, RuntimeError, TypeError, ValueError)):
                 save()
     assert store.runs() == []
@@ -169,7 +177,12 @@ def test_a_label_takes_what_trainings_have(store: ckpt.Store) -> None:
     import numpy as np
 
     saved = store.save(
-        {}, run="a/b", step=np.int64(5), metrics={"x": torch.tensor(1.5), "y": np.float32(2)}, meta={"lr": 1}, tags=["t"]
+        {},
+        run="a/b",
+        step=np.int64(5),
+        metrics={"x": torch.tensor(1.5), "y": np.float32(2)},
+        meta={"lr": 1},
+        tags=["t"],
     )
     assert (saved.run, saved.step, saved.metrics, saved.tags) == ("a/b", 5, {"x": 1.5, "y": 2.0}, {"t"})
     assert store.checkpoint("a/b@t").id == saved.id

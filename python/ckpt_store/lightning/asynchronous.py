@@ -21,9 +21,9 @@ class AsyncStoreCheckpointIO(StoreCheckpointIO):
     """The same, but a save returns once the tensors are copied; hashing, compressing and writing go on beside the
     training.
 
-    The stub appears when its checkpoint is durable, and what ``ModelCheckpoint`` removes is dropped after what was saved
-    before. What fails is raised by the next save, or when the training ends, which waits for everything. One save is
-    under way at a time, in one copy of the state; the next one waits for it.
+    The stub appears when its checkpoint is durable, and what ``ModelCheckpoint`` removes is dropped after what was
+    saved before. What fails is raised by the next save, or when the training ends, which waits for everything. One save
+    is under way at a time, in one copy of the state; the next one waits for it.
     """
 
     def __init__(

@@ -34,12 +34,12 @@ class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types ar
             run of its own for each ``ModelCheckpoint``. By default it is named as the directory:
             ``lightning_logs/version_3``.
         on_no_space: What a disk too full does to the training: ``"raise"`` ends it with :class:`ckpt_store.NoSpace`;
-            with ``"warn"`` the checkpoint is not saved, an error is logged, and the training goes on. Until a checkpoint
-            can be saved again nothing that ``ModelCheckpoint`` removes is removed, because it counts on what it believes
-            to have saved.
-        drop_removed: Whether a checkpoint that ``ModelCheckpoint`` removes is dropped from the store. ``False`` keeps the
-            history of a training that sees its top k only. Those that are pinned or tagged, or that another stub beside
-            it names, stay.
+            with ``"warn"`` the checkpoint is not saved, an error is logged, and the training goes on. Until a
+            checkpoint can be saved again nothing that ``ModelCheckpoint`` removes is removed, because it counts on what
+            it believes to have saved.
+        drop_removed: Whether a checkpoint that ``ModelCheckpoint`` removes is dropped from the store. ``False`` keeps
+            the history of a training that sees its top k only. Those that are pinned or tagged, or that another stub
+            beside it names, stay.
         gc_every: After how many dropped checkpoints their room is freed. That is ``Store.gc()``, which also applies the
             policies of the store, if it has any. It is done as well when the training ends, and when the disk is too
             full to save. ``None``: never.
