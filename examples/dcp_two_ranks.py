@@ -40,7 +40,7 @@ def train(rank, world, path, meeting):
 
     begun = 0
     if (latest := store.latest(RUN)) is not None:
-        begun = latest.step
+        begun = latest.step or 0
         weights, moments = get_state_dict(model, optimizer)
         dcp.load({"model": weights, "optimizer": moments}, storage_reader=StoreReader(store, latest.id))
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the Python package as it was installed from its wheel, and checks its types.
+# Tests the Python package as it was installed from its wheel, and checks its types and how the examples use them.
 # usage: test.sh SITE [pytest's own arguments]    SITE: where wheel.sh installed it. CKPT_TEST_PYTHON: a Python with the frameworks
 set -euo pipefail
 : "${CKPT_TEST_PYTHON:?run this with make test}"
@@ -14,7 +14,11 @@ export PYTHONPATH="$site" PATH="$site/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 PYTHO
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-}"
 export HF_HUB_OFFLINE=1 KERAS_BACKEND=torch JAX_PLATFORMS=cpu TOKENIZERS_PARALLELISM=false
 if [ $# = 0 ]; then
-    "$CKPT_TEST_PYTHON" -m mypy --strict --no-error-summary --cache-dir=/dev/null --config-file "$here/pyproject.toml" -p ckpt_store
+    types=("$CKPT_TEST_PYTHON" -m mypy --no-error-summary --cache-dir=/dev/null --config-file "$here/pyproject.toml")
+    "${types[@]}" --strict -p ckpt_store
+    # The examples use the package as its types say, and have few of their own.
+    "${types[@]}" --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-subclassing-any \
+        --no-warn-unused-ignores "$here"/../examples/*.py
     set -- "$here/tests"
 fi
 exec "$CKPT_TEST_PYTHON" -m pytest -q -p no:cacheprovider -c "$here/pyproject.toml" --rootdir "$here" "$@"

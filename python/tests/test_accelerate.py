@@ -90,9 +90,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, wo
 
 def test_what_goes_wrong_in_one_process_is_raised_in_all(tmp_path: Path) -> None:
     told = answers("failures", tmp_path / "store", 2)
-    assert told[0] == {"exists": "Exists", "full": "NoSpace", "other": "NoSpace", "missing": "NotFound", "then": 2}
+    expected = {"exists": "Exists", "full": "NoSpace", "other": "NoSpace", "missing": "NotFound", "no store": "Invalid"}
+    assert told[0] == {**expected, "then": 2}
     assert told[1] == told[0]
-    assert beside(tmp_path / "store") == []
+    assert beside(tmp_path / "store") == ["file"]
 
 
 class Counter:
@@ -212,6 +213,9 @@ def failures(place: str) -> dict[str, Any]:
     told["other"] = kind(lambda: save_state(accelerator, place, run="a", step=2))
     Accelerator.save_state = real_save  # type: ignore[method-assign]
     told["missing"] = kind(lambda: load_state(accelerator, place, "a@2"))
+    in_the_way = Path(place).with_name("file")
+    in_the_way.touch()
+    told["no store"] = kind(lambda: save_state(accelerator, in_the_way, run="a", step=2))
     # The training goes on, with all its processes.
     told["then"] = save_state(accelerator, place, run="a", step=2).step
     return told

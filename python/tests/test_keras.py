@@ -176,6 +176,25 @@ def test_only_the_best(store: ckpt.Store, caplog: pytest.LogCaptureFixture) -> N
     assert steps(store) == [4, 12, 20, 28]
 
 
+def test_what_was_not_stored_is_not_the_best(store: ckpt.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, calls = ckpt.Store.put, []
+
+    def full_at_first(*given: Any, **more: Any) -> ckpt.Checkpoint:
+        calls.append(more["step"])
+        if len(calls) == 1:
+            raise ckpt.NoSpace("no room left")
+        return put(*given, **more)
+
+    monkeypatch.setattr(ckpt.Store, "put", full_at_first)
+    only = StoreCheckpoint(store, run="a", save_best_only=True, on_no_space="warn")
+    fit(line(), Meddle("val_loss", 1.0, 2.0, 3.0), only, epochs=3)
+    assert steps(store) == [8]
+    # Nothing is better than what is no number.
+    only = StoreCheckpoint(store, run="b", save_best_only=True)
+    fit(line(), Meddle("val_loss", float("nan"), 2.0, 3.0), only, epochs=3)
+    assert steps(store, "b") == [4, 8]
+
+
 def test_weights_only_and_the_ways_to_load(store: ckpt.Store) -> None:
     model = line("adam")
     fit(model, StoreCheckpoint(store, run="w", save_weights_only=True), StoreCheckpoint(store, run="m"), epochs=2)

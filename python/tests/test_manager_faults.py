@@ -75,8 +75,7 @@ def test_a_damaged_newest_is_passed_over_and_named(
         manager.restore_latest(**training())
 
 
-FULL =
-"""
+FULL = """
 import sys
 import torch
 from ckpt_store import errors
@@ -129,8 +128,7 @@ def test_a_full_disk_raises_and_leaves_what_was_there(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "the disk was full\n"), done.stderr
 
 
-RUN =
-"""
+RUN = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch_loop

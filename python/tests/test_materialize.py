@@ -17,8 +17,7 @@ from ckpt_store import _scratch
 from ckpt_store.materialized import materialized
 
 # Holds a checkpoint until its stdin ends; says where it is.
-HOLDER =
-"""
+HOLDER = """
 import sys, ckpt_store
 print(ckpt_store.materialize(sys.argv[1], sys.argv[2]), flush=True)
 sys.stdin.read()
@@ -136,8 +135,7 @@ def test_what_a_kill_left_goes_with_the_next_and_is_not_trusted(store: ckpt.Stor
 
 
 def test_a_forked_child_leaves_it_alone(store: ckpt.Store) -> None:
-    script =
-    """
+    script = """
 import os, sys, time, ckpt_store
 from ckpt_store.materialized import materialized
 parent = os.getpid()

@@ -25,8 +25,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-FORK =
-"""
+FORK = """
 import os, sys, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 state = {"w": torch.randn(1_500_000)}
@@ -132,8 +131,7 @@ def test_other_threads_run_while_a_save_works(store: ckpt.Store) -> None:
     assert turns > 20, "the GIL was released"
 
 
-INTERRUPTED =
-"""
+INTERRUPTED = """
 import os, signal, sys, threading, time, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 state = {"w": torch.randn(60_000_000)}
@@ -161,8 +159,7 @@ def test_ctrl_c_stops_a_save_and_leaves_the_store_as_it_was(tmp_path: Path) -> N
     assert time.monotonic() > started
 
 
-KILLED =
-"""
+KILLED = """
 import sys, torch, ckpt_store as ckpt
 store = ckpt.Store(sys.argv[1])
 w = torch.randn(3_000_000)
