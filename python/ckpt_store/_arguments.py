@@ -40,11 +40,9 @@ class Label:
         replace: bool,
     ) -> Label:
         """From the arguments of :meth:`ckpt_store.Store.put`. Raises Invalid that names what is wrong."""
-        if isinstance(tags, str):
-            raise Invalid(f"tags is the text {tags!r}; a list of texts is meant")
         numbers = {name: number(name, value) for name, value in (metrics or {}).items()}
         texts = {name: str(value) for name, value in (meta or {}).items()}
-        return cls(run, None if step is None else whole(step), numbers, texts, set(tags), replace)
+        return cls(run, None if step is None else whole(step), numbers, texts, set(tags_of(tags)), replace)
 
     def __str__(self) -> str:
         return self.run if self.step is None else f"{self.run}@{self.step}"
@@ -77,6 +75,13 @@ def number(name: str, metric: Any) -> float:
         if abs(short) < _FLOAT32_MAX and struct.unpack("f", struct.pack("f", short))[0] == found:
             return short
     return found
+
+
+def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags to keep. Of a text that is meant for one tag Python would make one of each letter."""
+    if isinstance(tags, str):
+        raise Invalid(f"tags is the text {tags!r}; a list of texts is meant")
+    return tuple(tags)
 
 
 def one_of(name: str, value: str, *allowed: str) -> str:

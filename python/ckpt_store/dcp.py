@@ -62,8 +62,10 @@ class StoreWriter(FileSystemWriter):  # type: ignore[misc]
         thread_count: int = 1,
         cache_staged_state_dict: bool = False,
     ) -> None:
+        # What is wrong is said before anything is written.
+        label = Label.of(run, step, metrics, meta, tags, replace)
         super().__init__(
-            _name(run, step),
+            str(label),
             single_file_per_rank=single_file_per_rank,
             sync_files=False,
             thread_count=thread_count,
@@ -71,14 +73,14 @@ class StoreWriter(FileSystemWriter):  # type: ignore[misc]
         )
         self.store = store_of(store, create=True)
         self.run = run
-        self.step = step
-        self.metrics = dict(metrics or {})
-        self.meta = dict(meta or {})
-        self.tags = tuple(tags)
+        self.step = label.step
+        self.metrics = label.metrics
+        self.meta = label.meta
+        self.tags = label.tags
         self.replace = replace
         self.checkpoint: Checkpoint | None = None
         """What was stored; on the coordinator, once it is."""
-        self.path = _name(run, step)
+        self.path = str(label)
         self.fs = self._files = MemoryFiles()
         self._part: _core.Part | None = None
 
@@ -185,19 +187,24 @@ class StoreReader(FileSystemReader):  # type: ignore[misc]
         self.path = ref
         self.fs = StoredFiles(self._open)
         self._found: Checkpoint | None = None
+        self._failure: Exception | None = None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         ref = self.path if checkpoint_id is None else os.fspath(checkpoint_id)
         super().reset()
         self.path = ref
-        self._found = None
+        self._found = self._failure = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         if kwargs.get("rank") is not None:
-            # torch asks for a rank's own metadata when there are none of the whole.
-            raise errors.NotFound(f"{self.path} has no metadata of its ranks")
-        self._found = self.store.checkpoint(self.checkpoint_id)
-        return super().read_metadata()
+            # torch asks for a rank's own when it can't read those of the whole, and tells of this failure alone.
+            raise self._failure or errors.NotFound(f"{self.path} has no metadata of its ranks")
+        try:
+            self._found = self.store.checkpoint(self.checkpoint_id)
+            return super().read_metadata()
+        except Exception as error:
+            self._failure = error
+            raise
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return with_fields(plan, storage_data=self._found.id if self._found else None)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import keras
 
-from ._arguments import one_of
+from ._arguments import one_of, tags_of
 from ._scratch import full_disk_told, private
 from ._steps import Steps
 from .checkpoint import Checkpoint
@@ -81,7 +81,7 @@ class StoreCheckpoint(keras.callbacks.Callback):  # type: ignore[misc, unused-ig
         self._run = run
         self._warns = on_no_space == "warn"
         self._gc = gc
-        self._tags = tuple(tags)
+        self._tags = tags_of(tags)
         self._meta = dict(meta or {})
         self._steps = Steps(replace)
         self._epoch = 0

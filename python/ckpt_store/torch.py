@@ -26,6 +26,7 @@ import torch
 from . import errors
 from ._arguments import at_least_one, one_of, whole
 from ._plain import original, plain, random_state, set_random_state
+from ._steps import Steps
 from .checkpoint import Checkpoint
 from .saving import SaveHandle
 from .store import Store, StrPath, store_of
@@ -53,8 +54,8 @@ class CheckpointManager:
     :meth:`save` return once the tensors are copied. ``rng=False`` leaves random states out. ``weights_only=False`` also
     takes objects that only a full pickle holds; restoring then runs what the pickle says.
 
-    A training that restored goes over later steps again, which then take the place of what was there. One that did not
-    restore, and comes upon a step that the run has, gets :class:`Exists`, unless it says ``replace=True``.
+    A training that restored goes over later steps again, which then take the place of what was there. A step that the
+    run has otherwise, as from a training that goes on at the same time, is :class:`Exists`, unless ``replace=True``.
 
     In a distributed training, save on rank 0. One manager is for one thread.
     """
@@ -87,7 +88,7 @@ class CheckpointManager:
         """What was saved that is neither module nor optimizer, of the checkpoint that was restored last."""
         self._rules = {"keep_last": keep_last, "keep_best": keep_best, "keep_every": keep_every}
         self._asynchronous = asynchronous
-        self._replace = replace
+        self._steps = Steps(replace)
         self._rng = rng
         self._weights_only = weights_only
         self._gc_not_before = 0.0
@@ -112,12 +113,12 @@ class CheckpointManager:
             "run": self.run,
             "step": step,
             "metrics": metrics,
-            "replace": self._replace,
+            "replace": self._steps.may_replace(self.run, step),
         }
         if self._asynchronous:
             handle = self.store.save_async(state, **about)
             self._saved = threading.Event()
-            threading.Thread(target=self._finish, args=(handle, self._saved), name="ckpt_store-manager").start()
+            threading.Thread(target=self._finish, args=(handle, step, self._saved), name="ckpt_store-manager").start()
             return handle
         try:
             saved = self.store.save(state, **about)
@@ -131,7 +132,7 @@ class CheckpointManager:
             if not (self._gc_postponed and self._gc()):
                 raise
             saved = self.store.save(state, **about)
-        self._replace = True
+        self._steps.stored(self.run, step)
         self._retain()
         return saved
 
@@ -153,13 +154,12 @@ class CheckpointManager:
             except errors.NotFound:
                 # Somebody dropped it a moment ago.
                 continue
-            self._into(state, checkpoint.ref, objects)
+            self._into(state, checkpoint, objects)
             if damaged:
                 _log.warning("%s restored; damaged and newer: %s", checkpoint.ref, ", ".join(damaged))
             return checkpoint.step
         if damaged:
             raise errors.Corrupt(f"no checkpoint of {self.run} is sound: {', '.join(damaged)}")
-        self._replace = True
         return None
 
     def restore(self, ref: str | int | Checkpoint, **objects: Any) -> int | None:
@@ -174,7 +174,7 @@ class CheckpointManager:
         if isinstance(ref, Checkpoint):
             ref = ref.id
         checkpoint = self.store.checkpoint(ref if isinstance(ref, str) else f"{self.run}@{whole(ref)}")
-        self._into(self._load(checkpoint.id, checkpoint.ref), checkpoint.ref, objects)
+        self._into(self._load(checkpoint.id, checkpoint.ref), checkpoint, objects)
         return checkpoint.step
 
     def restore_best(self, **objects: Any) -> int | None:
@@ -256,8 +256,8 @@ class CheckpointManager:
             raise errors.Unsupported(f"{shown} was saved by another version of CheckpointManager, {own['version']}")
         return state
 
-    def _into(self, state: dict[str, Any], ref: str, objects: dict[str, Any]) -> None:
-        own = state[_OWN]
+    def _into(self, state: dict[str, Any], checkpoint: Checkpoint, objects: dict[str, Any]) -> None:
+        own, ref = state[_OWN], checkpoint.ref
         there = {name: original(value) for name, value in state.items() if name != _OWN}
         # Everything is checked before anything is loaded.
         missing = sorted(objects.keys() - there.keys())
@@ -272,16 +272,19 @@ class CheckpointManager:
             _check(name, value, there[name], ref)
         for name, value in objects.items():
             _fill(name, value, there[name], ref)
-        self._replace = True
+        # Of another run only the weights come: what this run has stays another training's.
+        if checkpoint.run == self.run and checkpoint.step is not None:
+            self._steps.goes_on(self.store, self.run, checkpoint.step)
+            self._steps.stored(self.run, checkpoint.step)
         self.values = {name: value for name, value in there.items() if name not in own["stateful"]}
         # Last, because loading may draw numbers.
         if self._rng and "rng" in own:
             set_random_state(own["rng"])
 
-    def _finish(self, handle: SaveHandle, saved: threading.Event) -> None:
+    def _finish(self, handle: SaveHandle, step: int, saved: threading.Event) -> None:
         try:
             handle.result()
-            self._replace = True
+            self._steps.stored(self.run, step)
             self._retain()
         except BaseException as error:
             # The handle has told the log.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ._arguments import one_of
+from ._arguments import one_of, tags_of
 from ._ranks import on_main
 from ._scratch import remove
 from ._steps import Steps
@@ -81,7 +81,7 @@ class StoreCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._deletes = delete_source
         self._warns = on_no_space == "warn"
         self._gc = gc
-        self._tags = tuple(tags)
+        self._tags = tags_of(tags)
         self._meta = dict(meta or {})
         self._steps = Steps(replace)
         self._saved_step = 0

@@ -369,6 +369,16 @@ def test_what_names_no_checkpoint_to_write_is_refused(tmp_path: Path) -> None:
     assert [one.ref for one in store.checkpoints("a")] == ["a@1"]
 
 
+def test_mistakes_are_told_at_once_and_by_name(tmp_path: Path) -> None:
+    for wrong in ({"step": 3.5}, {"metrics": {"loss": None}}, {"tags": "paper"}):
+        with pytest.raises(errors.Invalid, match=next(iter(wrong)).rstrip("s")):
+            StoreWriter(tmp_path / "store", run="a", **wrong)  # type: ignore[arg-type]
+    dcp.save({"a": torch.ones(1)}, storage_writer=StoreWriter(tmp_path / "store", run="a", step=1))
+    with pytest.raises(CheckpointException) as told:
+        dcp.load({"a": torch.ones(1)}, storage_reader=StoreReader(tmp_path / "store", "a@lates"))
+    assert "no checkpoint a@lates" in str(told.value.failures[0][0])
+
+
 def test_ranks_that_find_different_checkpoints_are_told(tmp_path: Path) -> None:
     reader = StoreReader(Store(tmp_path / "store"), "a@latest")
     plans = [LoadPlan([], storage_data=id) for id in ("one", "two")]

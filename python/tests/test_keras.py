@@ -273,7 +273,9 @@ def test_a_full_disk(store: ckpt.Store, monkeypatch: pytest.MonkeyPatch, caplog:
     assert store.checkpoints() == []
 
 
-@pytest.mark.parametrize("wrong", [{"save_freq": 0}, {"save_freq": 1.5}, {"mode": "up"}, {"on_no_space": "ignore"}])
+@pytest.mark.parametrize(
+    "wrong", [{"save_freq": 0}, {"save_freq": 1.5}, {"mode": "up"}, {"on_no_space": "ignore"}, {"tags": "paper"}]
+)
 def test_what_is_wrong_is_said_at_once(store: ckpt.Store, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StoreCheckpoint(store, run="a", **wrong)

@@ -142,6 +142,29 @@ def test_a_full_pickle_is_taken_when_asked_for(tmp_path: Path) -> None:
     assert type(manager.values["odd"]) is Unusual
 
 
+def test_two_trainings_of_one_run_replace_nothing_of_each_other(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first, second = CheckpointManager(store, "a"), CheckpointManager(store, "a")
+    first.save(1, x=torch.ones(1))
+    second.save(2, x=torch.zeros(1))
+    for manager, step in ((first, 2), (second, 1)):
+        with pytest.raises(errors.Exists):
+            manager.save(step, x=torch.ones(1))
+    second.save(2, x=torch.ones(1))
+    # Weights of another run give no claim to this one's history.
+    CheckpointManager(store, "b").save(1, x=torch.ones(1))
+    third = CheckpointManager(store, "b")
+    third.restore("a@1", x=torch.zeros(1))
+    with pytest.raises(errors.Exists):
+        third.save(1, x=torch.zeros(1))
+    # What was restored may be saved once more, and what lies behind it, but nothing before it.
+    fourth = CheckpointManager(store, "a", keep_last=None)
+    assert fourth.restore(2, x=torch.zeros(1)) == 2
+    fourth.save(2, x=torch.zeros(1))
+    with pytest.raises(errors.Exists):
+        fourth.save(1, x=torch.zeros(1))
+
+
 def test_a_training_that_did_not_restore_replaces_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     CheckpointManager(store, "a").save(1, x=1)

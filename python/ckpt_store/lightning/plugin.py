@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .._arguments import at_least_one, one_of
+from .._arguments import at_least_one, one_of, tags_of
 from ..checkpoint import Checkpoint
 from ..errors import Busy, CkptError, Exists, NoSpace, NotFound, Unavailable
 from ..store import Store, directory_of
@@ -151,7 +151,7 @@ class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types ar
             "step": options.get("step", facts.step_of(checkpoint)),
             "metrics": {**facts.metrics_of(checkpoint, path, trainer), **options.get("metrics", {})},
             "meta": {**meta, **options.get("meta", {})},
-            "tags": tuple(options.get("tags", ())),
+            "tags": tags_of(options.get("tags", ())),
             "file": Path(os.fspath(path)).name,
             "gc": self._gc_every is not None,
         }
