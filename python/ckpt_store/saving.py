@@ -111,10 +111,12 @@ class Background:
             if self._copying:
                 raise Busy(f"{what} can't be saved here: a save in the background was interrupted while it copied")
             self.wait()
-            if self._snapshot is None:
-                self._snapshot = Snapshot()
             self._copying = True
             try:
+                # A signal's handler may have begun one just now; from here on it is refused.
+                self.wait()
+                if self._snapshot is None:
+                    self._snapshot = Snapshot()
                 skeleton = take_apart(obj)
                 records = skeleton.leading_records()
                 copies = self._snapshot.copy(skeleton.storages)
@@ -126,11 +128,13 @@ class Background:
     def wait(self) -> None:
         """Waits for the save that is under way, and raises what it failed with unless somebody was told already."""
         with self._lock:
-            if (pending := self._pending) is not None:
+            while (pending := self._pending) is not None:
                 # Ctrl-C leaves it pending: the copy is still in use.
                 pending._join()
-                self._pending = None
-                pending._raise_untold()
+                # Unless a signal's handler has begun the next one meanwhile.
+                if self._pending is pending:
+                    self._pending = None
+                    pending._raise_untold()
 
 
 _all: weakref.WeakSet[Background] = weakref.WeakSet()

@@ -98,6 +98,22 @@ def test_a_handler_that_saves_while_a_copy_is_made_is_refused(
     store.save_async({"w": torch.ones(1000)}, run="a", step=3).result()
 
 
+def test_a_handler_may_save_while_a_save_waits(store: ckpt.Store, slow: threading.Event) -> None:
+    def handler(_: int, __: FrameType | None) -> None:
+        slow.set()
+        store.save_async({"w": torch.full((100_000,), 2.0)}, run="a", step=2)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        store.save_async({"w": torch.full((100_000,), 1.0)}, run="a", step=1)
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        store.save_async({"w": torch.full((100_000,), 3.0)}, run="a", step=3)
+        store.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [store.load(one.id)["w"].unique().tolist() for one in store.checkpoints("a")] == [[1.0], [2.0], [3.0]]
+
+
 def test_a_child_saves_though_its_parent_was_about_to(store: ckpt.Store, slow: threading.Event) -> None:
     handles: list[SaveHandle] = [store.save_async({"w": torch.zeros(1000)}, run="a", step=1)]
     # Holds the lock until the save may begin.
