@@ -13,6 +13,7 @@ from statistics import median
 
 import peers
 from context import HERE, Context
+from hooks import hooks, lightning
 from measure import alternate, bytes_under, output, say, touch
 from report import Result, Row, duration, size
 
@@ -377,5 +378,5 @@ def smaller(what: str, ours: int, theirs: int) -> Row:
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     function.__name__: function
-    for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors, formats)
+    for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors, formats, hooks, lightning)
 }
