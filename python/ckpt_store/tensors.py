@@ -94,8 +94,8 @@ def _choose(reader: _core.Reader, patterns: Sequence[str], files: Sequence[str])
 
     for pattern in patterns:
         if not any(matches(tensor, pattern) for tensor in tensors):
-            some = ", ".join(tensor["name"] for tensor in tensors[:5]) or "none"
-            raise NotFound(f"no tensor matches {pattern!r}; the checkpoint has {len(tensors)}: {some}, ...")
+            some = [tensor["name"] for tensor in tensors[:5]] + ["..."] * (len(tensors) > 5)
+            raise NotFound(f"no tensor matches {pattern!r}; the checkpoint has {len(tensors)}: {', '.join(some)}")
     return [tensor for tensor in tensors if any(matches(tensor, pattern) for pattern in patterns)]
 
 
