@@ -13,3 +13,11 @@ import ckpt_store as ckpt
 def store(tmp_path: Path) -> ckpt.Store:
     """An empty store."""
     return ckpt.Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def curve() -> list[float]:
+    """The losses of the small Lightning training that nothing interrupts."""
+    from lightning_training import uninterrupted
+
+    return uninterrupted()

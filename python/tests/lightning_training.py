@@ -88,6 +88,39 @@ def trainer_of(root: str | Path, *, plugins: Any = None, callbacks: Any = (), **
     )
 
 
+def same(a: Any, b: Any, of_a: str, of_b: str) -> bool:
+    """Whether two checkpoints are equal but for the directories that their ModelCheckpoints remember."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        moved = {key.replace(of_a, of_b) if isinstance(key, str) else key: value for key, value in a.items()}
+        return moved.keys() == b.keys() and all(same(value, b[key], of_a, of_b) for key, value in moved.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y, of_a, of_b) for x, y in zip(a, b, strict=True))
+    return bool((a.replace(of_a, of_b) if isinstance(a, str) else a) == b)
+
+
+def tree(directory: Path) -> dict[str, str | None]:
+    """The names in a directory, and where links lead."""
+    return {path.name: os.readlink(path) if path.is_symlink() else None for path in sorted(directory.iterdir())}
+
+
+def saver(dirpath: Path, **arguments: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath=str(dirpath), **arguments)
+
+
+def fit(root: Path, keeper: Any, savers: list[Any], resume: Any = None, **arguments: Any) -> tuple[Trainer, Model]:
+    model = Model()
+    trainer = trainer_of(root, plugins=[keeper] if keeper else None, callbacks=savers, **arguments)
+    trainer.fit(model, ckpt_path=resume)
+    return trainer, model
+
+
+def state(step: int = 1, value: float = 0.0, **more: Any) -> dict[str, Any]:
+    weights = {"w": torch.full((9000,), value)}
+    return {"global_step": step, "epoch": 0, "pytorch-lightning_version": "2.6.6", "state_dict": weights, **more}
+
+
 def uninterrupted() -> list[float]:
     """The losses of twelve steps in one go, without a store."""
     model = Model()

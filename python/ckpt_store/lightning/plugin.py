@@ -34,7 +34,7 @@ class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types ar
             run of its own for each ``ModelCheckpoint``. By default it is named as the directory:
             ``lightning_logs/version_3``.
         on_no_space: What a disk too full does to the training: ``"raise"`` ends it with :class:`ckpt_store.NoSpace`;
-            with ``"warn"`` the checkpoint is not saved, an error is logged, and the training goes on. Until a
+            with ``"warn"`` the checkpoint is not saved, a warning is logged, and the training goes on. Until a
             checkpoint can be saved again nothing that ``ModelCheckpoint`` removes is removed, because it counts on what
             it believes to have saved.
         drop_removed: Whether a checkpoint that ``ModelCheckpoint`` removes is dropped from the store. ``False`` keeps
@@ -222,7 +222,7 @@ class StoreCheckpointIO(CheckpointIO):  # type: ignore[misc]  # its own types ar
             full = error if isinstance(error, NoSpace) else NoSpace(stub)
             if self._on_no_space == "raise":
                 raise full from error
-            log.error("%s was not saved, and the training goes on without it: %s", path, full)
+            log.warning("%s is not stored, and the training goes on: %s", path, full)
             return
         except KeyboardInterrupt:
             self._failed = failed
