@@ -223,6 +223,13 @@ def test_the_second_save_of_what_did_not_change_adds_next_to_nothing(store: Stor
     assert second.logical_bytes > 2_000_000 and second.added_bytes < 10_000
 
 
+def test_a_path_is_a_store_too(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound):
+        load(tmp_path / "store", "a@1")
+    save(tmp_path / "store", {"w": jnp.ones(3)}, run="a", step=numpy.int32(1))  # type: ignore[arg-type]
+    assert same(load(str(tmp_path / "store"), "a@1"), {"w": jnp.ones(3)})
+
+
 def test_the_example_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import jax_pytree
