@@ -77,10 +77,11 @@ def lightning(bench: Context) -> Result:
     method = (
         f"A Trainer with `ModelCheckpoint(save_top_k=-1)` and `StoreCheckpointIO`, {VALIDATIONS} validations; an "
         f"encoder of {found['frozen_bytes'] / 4e6:.1f} M parameters is frozen, {found['trained_bytes'] / 12e6:.2f} M "
-        f"train with AdamW, fp32, {size(by_files / VALIDATIONS)} a checkpoint. Beside it is what Lightning writes without a "
-        f"store: {len(alone)} of the same checkpoints were written by it too, in the same run to the same disk, and stand "
-        "for all; it does not wait for the disk, the store does. Stored bytes are all files of the store, and the stubs. "
-        f"The checkpoint of step {found['step']} was loaded and every tensor compared; it loads strictly."
+        f"train with AdamW, fp32, {size(by_files / VALIDATIONS)} a checkpoint. Beside it is what Lightning writes "
+        f"without a store: {len(alone)} of the same checkpoints were written by it too, in the same run to the same "
+        "disk, and stand for all; it does not wait for the disk, the store does. Stored bytes are all files of the "
+        f"store, and the stubs. The checkpoint of step {found['step']} was loaded and every tensor compared; it loads "
+        "strictly."
     )
     return Result("lightning", f"A Lightning training of {VALIDATIONS} validations", method, rows)
 
