@@ -4,6 +4,7 @@ get. Never runs code that torch.load would not run, and whatever is out of the o
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import pickle
 import struct
@@ -72,7 +73,28 @@ class _Records:
                 self._infos[name] = info
         if "constants.pkl" in self._infos:
             raise ValueError("TorchScript")
+        self._starts = self._find_starts()
         self._storages = {} if is_empty else self._read_storages()
+
+    def _find_starts(self) -> dict[str, int]:
+        """Where each record's bytes begin: behind a header of its own, whose length only it tells. All are read at once,
+        because what they lie between are chunks that would be decoded for each."""
+        headers = bytearray(_LOCAL_HEADER.size * len(self._infos))
+        held = (ctypes.c_char * len(headers)).from_buffer(headers)
+        wanted, starts = [], {}
+        for number, info in enumerate(self._infos.values()):
+            if info.header_offset + _LOCAL_HEADER.size > self._file.size:
+                raise ValueError(f"{info.filename} begins beyond the end")
+            at = ctypes.addressof(held) + number * _LOCAL_HEADER.size
+            wanted.append((info.header_offset, _LOCAL_HEADER.size, at))
+        self._file.read_many(wanted)
+        for (name, info), header in zip(self._infos.items(), _LOCAL_HEADER.iter_unpack(headers), strict=True):
+            magic, name_bytes, extra_bytes = header
+            start = info.header_offset + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes)
+            if magic != b"PK\x03\x04" or start + info.file_size > self._file.size:
+                raise ValueError(f"{info.filename} is not where the directory says")
+            starts[name] = start
+        return starts
 
     def _read_storages(self) -> dict[str, torch.Tensor]:
         names = [name for name in self._infos if name.startswith(_PREFIX)]
@@ -95,15 +117,7 @@ class _Records:
         return bytes(found)
 
     def get_record_offset(self, name: str) -> int:
-        start = self._infos[name].header_offset
-        header = bytearray(_LOCAL_HEADER.size)
-        # Brings along the headers of small storages, which lie close together.
-        self._file.seek(start)
-        self._file.readinto(header)
-        magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
-        if magic != b"PK\x03\x04":
-            raise ValueError(f"no record begins at {start}")
-        return start + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes)
+        return self._starts[name]
 
     def get_storage_from_record(self, name: str, count: int, _: Any) -> torch.Tensor:
         storage = self._storages[name]
