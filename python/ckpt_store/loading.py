@@ -77,8 +77,10 @@ class _Records:
         self._storages = {} if is_empty else self._read_storages()
 
     def _find_starts(self) -> dict[str, int]:
-        """Where each record's bytes begin: behind a header of its own, whose length only it tells. All are read at once,
-        because what they lie between are chunks that would be decoded for each."""
+        """Where each record's bytes begin: behind a header of its own, whose length only it tells.
+
+        All are read at once, for what they lie between are chunks that would be decoded for each.
+        """
         headers = bytearray(_LOCAL_HEADER.size * len(self._infos))
         held = (ctypes.c_char * len(headers)).from_buffer(headers)
         wanted, starts = [], {}
