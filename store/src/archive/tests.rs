@@ -163,3 +163,41 @@ fn a_small_record_is_what_was_summed_up() {
         assert_eq!(rawzip::crc32(body.data()), entry.crc32());
     }
 }
+
+/// What torch 2.15 wrote of `[torch.zeros(4 * 2**30 + 100, dtype=torch.uint8), torch.ones(1000)]` to a file `big.pt`: each record's
+/// size and where its header begins. No test can afford the file.
+const BEYOND_32_BITS: [(&str, u64, u64); 8] = [
+    ("data.pkl", 235, 0),
+    (".format_version", 1, 315),
+    (".storage_alignment", 2, 401),
+    ("byteorder", 6, 530),
+    ("data/0", (4 << 30) + 100, 662),
+    ("data/1", 4000, 4_294_968_188),
+    ("version", 2, 4_294_972_280),
+    (".data/serialization_id", 40, 4_294_972_378),
+];
+
+#[test]
+fn sizes_and_places_beyond_32_bits_are_as_torch_writes_them() {
+    let mut writer = super::zip::Writer::new("big");
+    let mut at = 0;
+    let mut fields = Vec::new();
+    for (name, size, expected) in BEYOND_32_BITS {
+        assert_eq!(at, expected, "where {name} begins");
+        let header = writer.begin(name, size);
+        let behind = writer.end(0x0102_0304, size);
+        fields.push((header[30 + "big/".len() + name.len()..].to_vec(), behind.len()));
+        at += header.len() as u64 + size + behind.len() as u64;
+    }
+    let padded = |wide: &[u8], padding: u8| [wide, b"FB", &[padding, 0], &vec![b'Z'; padding.into()]].concat();
+    // The size twice, for a large record; the place, for one behind it; and 64-bit sizes behind each of these.
+    assert_eq!(fields[4], (padded(b"\x01\0\x10\0\x64\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0", 42), 24), "of a local header");
+    assert_eq!(fields[5], (padded(b"\x01\0\x08\0\x7c\x03\0\0\x01\0\0\0", 12), 24));
+    assert_eq!(fields[3], (padded(b"", 63), 16));
+    let end = writer.finish();
+    assert_eq!(at, 0x1_0000_1480, "where the directory begins");
+    assert_eq!(end.len(), 0x223 + 56 + 20 + 22);
+    let entry = end.windows(10).position(|bytes| bytes == b"big/data/0").expect("the record's entry") + 10;
+    assert_eq!(end[entry..entry + 20], *b"\x01\0\x10\0\x64\0\0\0\x01\0\0\0\x64\0\0\0\x01\0\0\0");
+    assert_eq!(end[end.len() - 22..], *b"PK\x05\x06\0\0\0\0\x08\0\x08\0\x23\x02\0\0\xff\xff\xff\xff\0\0");
+}

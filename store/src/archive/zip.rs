@@ -36,7 +36,7 @@ impl Writer {
     /// What comes before a record.
     pub fn begin(&mut self, name: &str, size: u64) -> Vec<u8> {
         let name = format!("{}/{name}", self.name);
-        let wide = wide_fields(size, self.at);
+        let wide = wide_fields(size, 0, self.at);
         let end = self.at + LOCAL_BYTES + (name.len() + wide.len() + 4) as u64;
         let padding = end.next_multiple_of(ALIGNMENT) - end;
         let mut bytes = Vec::with_capacity((end - self.at + padding) as usize);
@@ -58,7 +58,7 @@ impl Writer {
     /// What comes behind it.
     pub fn end(&mut self, crc: u32, size: u64) -> Vec<u8> {
         let (name, offset) = std::mem::take(&mut self.open);
-        let wide = wide_fields(size, offset);
+        let wide = wide_fields(size, size, offset);
         let mut bytes = Vec::with_capacity(24);
         if size > 0 {
             put_32(&mut bytes, 0x0807_4b50);
@@ -113,12 +113,13 @@ impl Writer {
     }
 }
 
-/// The extra field with what does not fit into 32 bits; empty when all does.
-fn wide_fields(size: u64, offset: u64) -> Vec<u8> {
+/// The extra field with what does not fit into 32 bits; empty when all does. The stored size is the record's, but 0 before it,
+/// where torch's writer doesn't know it yet.
+fn wide_fields(size: u64, stored: u64, offset: u64) -> Vec<u8> {
     let mut fields = Vec::new();
     if size >= LARGE {
         put_64(&mut fields, size);
-        put_64(&mut fields, size);
+        put_64(&mut fields, stored);
     }
     if offset >= LARGE {
         put_64(&mut fields, offset);
