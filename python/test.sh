@@ -16,6 +16,9 @@ export HF_HUB_OFFLINE=1 KERAS_BACKEND=torch JAX_PLATFORMS=cpu TOKENIZERS_PARALLE
 if [ $# = 0 ]; then
     types=("$CKPT_TEST_PYTHON" -m mypy --no-error-summary --cache-dir=/dev/null --config-file "$here/pyproject.toml")
     "${types[@]}" --strict -p ckpt_store
+    # The core has no types of its own: what the stub says of it is compared with what is there.
+    MYPY_CACHE_DIR=/dev/null "$CKPT_TEST_PYTHON" -m mypy.stubtest --concise \
+        --mypy-config-file "$here/pyproject.toml" ckpt_store._core
     # The examples use the package as its types say, and have few of their own.
     "${types[@]}" --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-subclassing-any \
         --no-warn-unused-ignores "$here"/../examples/*.py

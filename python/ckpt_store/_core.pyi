@@ -5,6 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, final
 
+__all__ = ["Memory", "Part", "Reader", "Store", "copy"]
+
 @final
 class Memory:
     """Bytes in memory that can become a file of a checkpoint."""
