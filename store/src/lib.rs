@@ -48,7 +48,7 @@ pub use ops::import::watch::{WatchEvent, WatchReport, WatchRequest};
 pub use ops::import::{
     ImportAction, ImportDone, ImportEvent, ImportItem, ImportPlan, ImportReport, ImportRequest, ImportResult,
 };
-pub use ops::open::{OpenCheckpoint, OpenTensor};
+pub use ops::open::{Body, OpenCheckpoint, OpenTensor, ReadCache, Slice};
 pub use ops::put::parts::{PartRequest, Prepared};
 pub use ops::put::{Given, PutReport, PutRequest};
 pub use ops::repair::{MendedPack, RepairReport, RepairRequest};

@@ -156,6 +156,16 @@ pub const DAMAGE_LISTED_MAX: usize = 10_000;
 /// out before it is read, and the headers between a file's tensors, which are in few chunks.
 pub const CACHE_BYTES: usize = 64 << 20;
 
+/// Bytes of a cache from which on another lock is worth having: two threads meet at one of two, and each must still hold what is
+/// read ahead.
+pub const CACHE_SHARD_BYTES: usize = 64 << 20;
+
+/// The most locks of one cache.
+pub const CACHE_SHARDS_MAX: usize = 16;
+
+/// Threads' buffers that a cache keeps, 2 MiB each: as many as read a mounted checkpoint at a time.
+pub const IDLE_BUFFERS_MAX: usize = 16;
+
 /// The most bytes that are decoded ahead of one who reads a file in small pieces: as many chunks as keep 16 processors busy twice.
 pub const READ_AHEAD_BYTES: u64 = 32 << 20;
 

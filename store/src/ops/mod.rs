@@ -27,7 +27,7 @@ use self::gc::{GcReport, GcRequest};
 use self::get::{GetReport, GetRequest};
 use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
 use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
-use self::open::OpenCheckpoint;
+use self::open::{OpenCheckpoint, ReadCache};
 use self::put::parts::{self, PartRequest, Prepared};
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
@@ -42,6 +42,7 @@ use crate::catalog::policies::{Policy, PolicyUse};
 use crate::catalog::{State, refs};
 use crate::error::Result;
 use crate::format::catalog::Entry;
+use crate::limits::CACHE_BYTES;
 use crate::progress::{Progress, Quiet};
 use crate::store::Store;
 
@@ -80,7 +81,17 @@ impl Store {
 
     /// Opens a checkpoint, for reads of any bytes in any order.
     pub fn open_checkpoint(self: &Arc<Self>, reference: &str, progress: &dyn Progress) -> Result<OpenCheckpoint> {
-        open::open(self, reference, progress)
+        self.open_checkpoint_in(reference, Arc::new(ReadCache::new(CACHE_BYTES)), progress)
+    }
+
+    /// Opens a checkpoint, with its decoded chunks in a cache that others of this store may share.
+    pub fn open_checkpoint_in(
+        self: &Arc<Self>,
+        reference: &str,
+        cache: Arc<ReadCache>,
+        progress: &dyn Progress,
+    ) -> Result<OpenCheckpoint> {
+        open::open(self, reference, cache, progress)
     }
 
     /// The tensors of a checkpoint, and what others of its run have of them.

@@ -80,7 +80,6 @@ impl<K: Copy + Eq + Hash> Cache<K> {
     }
 
     /// Bytes that it holds.
-    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

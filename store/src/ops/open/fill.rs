@@ -2,12 +2,10 @@
 //! whose chunk is not checked.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use super::OpenCheckpoint;
-use super::desk::{Announcement, Answer};
-use crate::catalog::read_head;
+use super::read_cache::{Announcement, Answer};
 use crate::error::Result;
 use crate::index::Place;
 use crate::limits::ANNOUNCED_CHUNKS_MAX;
@@ -39,12 +37,6 @@ pub struct Job<'d> {
 struct Own<'a, 'd> {
     job: Job<'d>,
     announcement: Option<Announcement<'a>>,
-}
-
-/// One thread's buffers, given back when it is done.
-struct Lent<'a> {
-    of: &'a OpenCheckpoint,
-    buffers: Option<Buffers>,
 }
 
 impl<'d> Job<'d> {
@@ -108,8 +100,7 @@ impl OpenCheckpoint {
     fn fill_by_turns(&self, jobs: Vec<Job<'_>>, ahead: &[u32], progress: &dyn Progress, told: bool) -> Result<()> {
         let mut left = self.fill_some(jobs, ahead, progress, told)?;
         while !left.is_empty() {
-            let chunks: Vec<u32> = left.iter().map(Job::chunk).collect();
-            self.desk.wait(&chunks, progress)?;
+            self.cache.wait(left.iter().map(|job| self.id(job.chunk)), progress)?;
             left = self.fill_some(left, &[], progress, told)?;
         }
         Ok(())
@@ -133,7 +124,7 @@ impl OpenCheckpoint {
         for mut job in jobs {
             // A whole chunk goes to its buffer and to nobody else.
             let is_whole = job.whole_first(lens[job.chunk as usize] as usize);
-            let announcement = match self.desk.ask(job.chunk, announces && !is_whole) {
+            let announcement = match self.cache.ask(self.id(job.chunk), announces && !is_whole) {
                 Answer::Here(raw) => {
                     job.copy(&raw);
                     if told {
@@ -152,7 +143,7 @@ impl OpenCheckpoint {
             own.push(Mutex::new(Own { job, announcement }));
         }
         for chunk in ahead {
-            if let Some(announcement) = self.desk.announce(*chunk) {
+            if let Some(announcement) = self.cache.announce(self.id(*chunk)) {
                 chunks.push(*chunk);
                 let job = Job { chunk: *chunk, parts: Vec::new() };
                 own.push(Mutex::new(Own { job, announcement: Some(announcement) }));
@@ -162,18 +153,14 @@ impl OpenCheckpoint {
             return Ok(coming);
         }
         let reader = ChunkReader::with(self.store.backend(), self.store.id(), &self.known);
-        // Without HEAD the chunks may be there all the same.
-        let head = || read_head(self.store.backend()).unwrap_or_else(|_| self.pinned.state.head.clone());
-        let index = (self.store.index(), head);
-        let places = self.places.of(&chunks, &self.opened.manifest, &reader, index, progress)?;
+        let places = self.places_of(&chunks, &reader, progress)?;
         let damaged = in_order(
             own.len(),
             progress,
-            || self.lend(),
+            || self.cache.lend(),
             |lent, at| {
                 let mut own = own[at].lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(buffers) = &mut lent.buffers else { return Ok(None) };
-                let done = self.decode(&mut own.job, places[at], &reader, buffers);
+                let done = self.decode(&mut own.job, places[at], &reader, lent.buffers());
                 own.announcement = None;
                 if own.job.parts.is_empty() {
                     return Ok(None);
@@ -192,7 +179,7 @@ impl OpenCheckpoint {
         for (at, own) in own.iter().enumerate() {
             let Some(unreadable) = damaged.get(&at) else { continue };
             let own = own.lock().unwrap_or_else(PoisonError::into_inner);
-            let id = self.opened.manifest.chunk_id(own.job.chunk as usize);
+            let id = self.id(own.job.chunk);
             named.extend(own.job.parts.iter().map(|part| (part.file, part.file_at, id, unreadable)));
         }
         Err(self.opened.damage(&self.store, named.into_iter()))
@@ -206,7 +193,7 @@ impl OpenCheckpoint {
         reader: &ChunkReader<'_>,
         buffers: &mut Buffers,
     ) -> Result<std::result::Result<(), Unreadable>> {
-        let id = self.opened.manifest.chunk_id(job.chunk as usize);
+        let id = self.id(job.chunk);
         let len = self.opened.manifest.chunk_lens[job.chunk as usize] as usize;
         match &mut job.parts[..] {
             [first, others @ ..] if first.to.len() == len => {
@@ -216,29 +203,15 @@ impl OpenCheckpoint {
                 copy(others, first.to);
             }
             parts => {
-                let mut raw = self.desk.buffer(len);
+                let mut raw = self.cache.buffer(id, len);
                 if let Err(unreadable) = reader.read_into(id, place, &mut raw, buffers)? {
                     return Ok(Err(unreadable));
                 }
                 copy(parts, &raw);
-                self.desk.bring(job.chunk, raw);
+                self.cache.bring(id, raw);
             }
         }
-        self.decoded_bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.count(len);
         Ok(Ok(()))
-    }
-
-    fn lend(&self) -> Lent<'_> {
-        let lent = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Lent { of: self, buffers: Some(lent.unwrap_or_else(Buffers::new)) }
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        let mut all = self.of.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() < rayon::current_num_threads() {
-            all.extend(self.buffers.take());
-        }
     }
 }

@@ -2,27 +2,33 @@
 //! chunk is not checked, and never holds more than a bounded cache, however it is read.
 
 mod ahead;
+mod body;
 mod cache;
-mod desk;
 mod fill;
 mod places;
+mod read_cache;
+mod slices;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use self::ahead::Runs;
-use self::desk::Desk;
+pub use self::body::Body;
 use self::fill::{Job, Part};
 use self::places::Places;
+pub use self::read_cache::ReadCache;
+pub use self::slices::Slice;
+use crate::catalog::read_head;
 use crate::error::{Error, Result};
 use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, File};
 use crate::format::tensors::{FileMap, Piece};
 use crate::id::ChunkId;
+use crate::index::Place;
 use crate::limits::{ANNOUNCED_CHUNKS_MAX, LARGE_READ_BYTES};
 use crate::ops::opened::{Opened, Pinned};
-use crate::ops::reading::{Buffers, Known};
+use crate::ops::reading::{ChunkReader, Known};
 use crate::ops::stream::Span;
 use crate::ops::tensors::named;
 use crate::progress::{Progress, Stage};
@@ -44,9 +50,8 @@ pub struct OpenCheckpoint {
     starts: Mutex<HashMap<u32, Arc<[u64]>>>,
     places: Places,
     known: Known,
-    desk: Desk,
+    cache: Arc<ReadCache>,
     runs: Mutex<Runs>,
-    buffers: Mutex<Vec<Buffers>>,
     decoded_bytes: AtomicU64,
 }
 
@@ -79,8 +84,13 @@ impl OpenTensor {
     }
 }
 
-/// Opens the checkpoint that a ref names.
-pub fn open(store: &Arc<Store>, reference: &str, progress: &dyn Progress) -> Result<OpenCheckpoint> {
+/// Opens the checkpoint that a ref names, with its decoded chunks in `cache`.
+pub fn open(
+    store: &Arc<Store>,
+    reference: &str,
+    cache: Arc<ReadCache>,
+    progress: &dyn Progress,
+) -> Result<OpenCheckpoint> {
     let (opened, pinned) = Opened::by_ref(store, "open", reference, progress)?;
     Ok(OpenCheckpoint {
         store: Arc::clone(store),
@@ -89,9 +99,8 @@ pub fn open(store: &Arc<Store>, reference: &str, progress: &dyn Progress) -> Res
         starts: Mutex::default(),
         places: Places::default(),
         known: Known::default(),
-        desk: Desk::new(),
+        cache,
         runs: Mutex::default(),
-        buffers: Mutex::default(),
         decoded_bytes: AtomicU64::new(0),
         opened,
         pinned,
@@ -142,7 +151,7 @@ impl OpenCheckpoint {
         let mut parts = Vec::new();
         self.part(Span { file, offset, len: len as u64 }, &mut buf[..len], &mut parts);
         let mut jobs = Job::all(parts);
-        let here = self.desk.all(jobs.iter().map(Job::chunk));
+        let here = self.cache.all(jobs.iter().map(|job| self.id(job.chunk())));
         let window = {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             runs.read(file, offset, len as u64, here.is_none())
@@ -242,6 +251,27 @@ impl OpenCheckpoint {
                 manifest.map_with(file, starts, &self.sums)
             }
         }
+    }
+
+    fn id(&self, chunk: u32) -> ChunkId {
+        self.opened.manifest.chunk_id(chunk as usize)
+    }
+
+    fn count(&self, bytes: usize) {
+        self.decoded_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.cache.count(bytes);
+    }
+
+    /// Where chunks are.
+    fn places_of(
+        &self,
+        chunks: &[u32],
+        reader: &ChunkReader<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Option<Place>>> {
+        // Without HEAD the chunks may be there all the same.
+        let head = || read_head(self.store.backend()).unwrap_or_else(|_| self.pinned.state.head.clone());
+        self.places.of(chunks, &self.opened.manifest, reader, (self.store.index(), head), progress)
     }
 
     fn same(&self, chunk: u32) -> u32 {

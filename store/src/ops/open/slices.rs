@@ -1,0 +1,134 @@
+//! Reads by way of the cache, a chunk at a time and by the thread that asks: for a server that has threads of its own. Never
+//! copies what lies in a chunk.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use super::OpenCheckpoint;
+use super::body::{Body, Part};
+use super::read_cache::{Announcement, Answer};
+use crate::error::{Error, Result};
+use crate::format::tensors::Piece;
+use crate::ops::reading::{ChunkReader, Unreadable};
+use crate::ops::stream::Span;
+use crate::progress::Progress;
+
+/// Bytes that lie in a decoded chunk, which they keep.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    bytes: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    fn of(bytes: Arc<Vec<u8>>, at: usize, len: usize) -> Self {
+        Self { bytes, range: at..at + len }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.range.clone()]
+    }
+}
+
+impl OpenCheckpoint {
+    /// The bytes of a body from `offset` on, `len` of them or those up to its end. Each chunk is decoded by this thread, or by
+    /// another that is at it already, and is kept in the cache. Nothing is read ahead.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for the first chunk that can't be given back, as in [`Self::read_at`].
+    pub fn slices(&self, body: &Body, offset: u64, len: u64, progress: &dyn Progress) -> Result<Vec<Slice>> {
+        let mut slices = Vec::new();
+        for (part, at, len) in body.parts(offset, len) {
+            match part {
+                Part::Bytes(bytes) => slices.push(Slice::of(Arc::clone(bytes), at as usize, len as usize)),
+                Part::Span(span) => {
+                    let span = Span { offset: span.offset + at, len, ..*span };
+                    self.slices_of(span, progress, &mut slices)?;
+                }
+            }
+        }
+        Ok(slices)
+    }
+
+    /// Decodes the chunks of a range of a body that are not in the cache and that nobody is at, by this thread, and keeps them
+    /// there. One that is damaged is passed over: who reads it is told.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], and what keeps the store from being read.
+    pub fn bring(&self, body: &Body, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
+        for (part, at, len) in body.parts(offset, len) {
+            let Part::Span(span) = part else { continue };
+            for piece in self.map(span.file).pieces(span.offset + at, len) {
+                if progress.interrupted() {
+                    return Err(Error::Interrupted);
+                }
+                let Piece::Chunk { chunk, .. } = piece else { continue };
+                if let Some(announcement) = self.cache.announce(self.id(chunk)) {
+                    // Looked at where it is asked for.
+                    let _ = self.decode_announced(chunk, announcement, progress)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn slices_of(&self, span: Span, progress: &dyn Progress, slices: &mut Vec<Slice>) -> Result<()> {
+        let mut file_at = span.offset;
+        for piece in self.map(span.file).pieces(span.offset, span.len) {
+            let (bytes, at, len) = match piece {
+                Piece::Chunk { chunk, at, len } => (self.chunk(chunk, (span.file, file_at), progress)?, at, len),
+                Piece::Inline { at, len } => {
+                    let inline = &self.opened.manifest.inline[at as usize..(at + len) as usize];
+                    (Arc::new(inline.to_vec()), 0, len)
+                }
+            };
+            slices.push(Slice::of(bytes, at as usize, len as usize));
+            file_at += u64::from(len);
+        }
+        Ok(())
+    }
+
+    /// A chunk of the table, which has the byte `named` of a file.
+    fn chunk(&self, chunk: u32, named: (u32, u64), progress: &dyn Progress) -> Result<Arc<Vec<u8>>> {
+        let id = self.id(chunk);
+        loop {
+            match self.cache.ask(id, true) {
+                Answer::Here(bytes) => return Ok(bytes),
+                Answer::Coming => self.cache.wait([id].into_iter(), progress)?,
+                Answer::Missing(announcement) => {
+                    let Some(announcement) = announcement else { continue };
+                    let decoded = self.decode_announced(chunk, announcement, progress)?;
+                    return decoded.map_err(|unreadable| {
+                        self.opened.damage(&self.store, [(named.0, named.1, id, &unreadable)].into_iter())
+                    });
+                }
+            }
+        }
+    }
+
+    /// Decodes a chunk to the cache.
+    fn decode_announced(
+        &self,
+        chunk: u32,
+        announcement: Announcement<'_>,
+        progress: &dyn Progress,
+    ) -> Result<std::result::Result<Arc<Vec<u8>>, Unreadable>> {
+        let id = self.id(chunk);
+        let reader = ChunkReader::with(self.store.backend(), self.store.id(), &self.known);
+        let place = self.places_of(&[chunk], &reader, progress)?[0];
+        let mut raw = self.cache.buffer(id, self.opened.manifest.chunk_lens[chunk as usize] as usize);
+        let mut lent = self.cache.lend();
+        let read = reader.read_into(id, place, &mut raw, lent.buffers())?;
+        self.known.rest();
+        Ok(read.map(|()| {
+            self.count(raw.len());
+            let bytes = self.cache.bring(id, raw);
+            drop(announcement);
+            bytes
+        }))
+    }
+}
