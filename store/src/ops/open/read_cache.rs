@@ -150,7 +150,8 @@ impl ReadCache {
         let shard = self.shard(chunk);
         let mut inside = shard.lock();
         let is_new = !inside.cache.holds(chunk) && inside.announced.insert(chunk);
-        is_new.then_some(Announcement { shard, chunk })
+        // Not `then_some`: one made in vain would be dropped here, which takes the lock.
+        is_new.then(|| Announcement { shard, chunk })
     }
 
     /// A buffer for a chunk of `len` bytes, with anything in it.
