@@ -7,26 +7,35 @@ use std::sync::Arc;
 
 use crate::limits::CHUNK_BYTES_MAX;
 
-/// Bytes by key. What was not asked for the longest goes first.
+/// Spent keys that are kept all the same: a chunk with the end of one tensor and the beginning of the next, or one that
+/// several tensors have, is soon asked for again.
+const SPENT_KEPT: usize = 2;
+
+/// Bytes by key. What was given away whole goes first, and then what was not asked for the longest.
 pub struct Cache<K> {
     bytes_max: usize,
     /// Of all that is held, with what the buffers have behind their ends.
     bytes: usize,
     slots: HashMap<K, Slot>,
-    /// The keys by when they were last asked for.
+    /// The keys by when they were last asked for, without those that are spent.
     order: BTreeMap<u64, K>,
+    /// The keys of which as many bytes were given away as they have, by when that was: who reads from front to back won't
+    /// come back for them.
+    spent: BTreeMap<u64, K>,
     clock: u64,
 }
 
 struct Slot {
     bytes: Arc<Vec<u8>>,
     used: u64,
+    /// Bytes of it that were given away since it came.
+    given: usize,
 }
 
 impl<K: Copy + Eq + Hash> Cache<K> {
     /// A cache that never holds more than `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: 0, slots: HashMap::new(), order: BTreeMap::new(), clock: 0 }
+        Self { bytes_max, bytes: 0, slots: HashMap::new(), order: BTreeMap::new(), spent: BTreeMap::new(), clock: 0 }
     }
 
     /// The bytes of a key, which are kept the longer for it.
@@ -34,9 +43,20 @@ impl<K: Copy + Eq + Hash> Cache<K> {
         let slot = self.slots.get_mut(&key)?;
         self.clock += 1;
         self.order.remove(&slot.used);
+        self.spent.remove(&slot.used);
         self.order.insert(self.clock, key);
         slot.used = self.clock;
         Some(Arc::clone(&slot.bytes))
+    }
+
+    /// Takes note that `bytes` bytes of a key were given away. Once that is all of them its buffer is the next to be used
+    /// again, long before the cache is full: memory that was just written to is in the processor's cache.
+    pub fn given(&mut self, key: K, bytes: usize) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.given = slot.given.saturating_add(bytes);
+        if slot.given >= slot.bytes.len() && self.order.remove(&slot.used).is_some() {
+            self.spent.insert(slot.used, key);
+        }
     }
 
     /// Whether it has a key, without asking for it.
@@ -49,7 +69,9 @@ impl<K: Copy + Eq + Hash> Cache<K> {
     pub fn buffer(&mut self, len: usize) -> Vec<u8> {
         // Chunks of tensors are all of one length or little shorter; others are not worth the waste.
         let capacity = if len > CHUNK_BYTES_MAX / 2 { CHUNK_BYTES_MAX.max(len) } else { len };
-        let freed = self.make_room(capacity).filter(|buffer| buffer.capacity() == capacity);
+        let spare =
+            if self.spent.len() > SPENT_KEPT { self.oldest().and_then(|oldest| self.remove(oldest)) } else { None };
+        let freed = self.make_room(capacity).or(spare).filter(|buffer| buffer.capacity() == capacity);
         let mut buffer = freed.unwrap_or_else(|| Vec::with_capacity(capacity));
         buffer.resize(len, 0);
         buffer
@@ -63,7 +85,7 @@ impl<K: Copy + Eq + Hash> Cache<K> {
         if self.bytes + bytes.capacity() <= self.bytes_max {
             self.clock += 1;
             self.order.insert(self.clock, key);
-            self.slots.insert(key, Slot { bytes: Arc::clone(&bytes), used: self.clock });
+            self.slots.insert(key, Slot { bytes: Arc::clone(&bytes), used: self.clock, given: 0 });
             self.bytes += bytes.capacity();
         }
         bytes
@@ -73,10 +95,15 @@ impl<K: Copy + Eq + Hash> Cache<K> {
     fn make_room(&mut self, size: usize) -> Option<Vec<u8>> {
         let mut freed = None;
         while size <= self.bytes_max && self.bytes + size > self.bytes_max {
-            let (_, oldest) = self.order.first_key_value()?;
-            freed = self.remove(*oldest).or(freed);
+            let oldest = self.oldest()?;
+            freed = self.remove(oldest).or(freed);
         }
         freed
+    }
+
+    /// What is the next to go.
+    fn oldest(&self) -> Option<K> {
+        self.spent.first_key_value().or_else(|| self.order.first_key_value()).map(|(_, key)| *key)
     }
 
     /// Bytes that it holds.
@@ -88,6 +115,7 @@ impl<K: Copy + Eq + Hash> Cache<K> {
     fn remove(&mut self, key: K) -> Option<Vec<u8>> {
         let slot = self.slots.remove(&key)?;
         self.order.remove(&slot.used);
+        self.spent.remove(&slot.used);
         self.bytes -= slot.bytes.capacity();
         Arc::try_unwrap(slot.bytes).ok()
     }
@@ -141,7 +169,10 @@ mod tests {
             // One length for each key: from nothing to a whole chunk.
             let len = (key as usize * 37 % 40) * CHUNK_BYTES_MAX / 39;
             match cache.get(key) {
-                Some(bytes) => assert!(bytes.len() == len && bytes.iter().all(|byte| *byte == key as u8)),
+                Some(bytes) => {
+                    assert!(bytes.len() == len && bytes.iter().all(|byte| *byte == key as u8));
+                    cache.given(key, (random >> 20) as usize % (len + 1));
+                }
                 None => {
                     let buffer = filled(&mut cache, len, key as u8);
                     cache.insert(key, buffer);
@@ -149,7 +180,7 @@ mod tests {
                 }
             }
             let sum: usize = cache.slots.values().map(|slot| slot.bytes.capacity()).sum();
-            assert_eq!((cache.bytes(), cache.order.len()), (sum, cache.slots.len()));
+            assert_eq!((cache.bytes(), cache.order.len() + cache.spent.len()), (sum, cache.slots.len()));
             assert!(sum <= max);
             most = most.max(sum);
         }
@@ -175,6 +206,37 @@ mod tests {
         let other = filled(&mut cache, CHUNK_BYTES_MAX, 9);
         assert_ne!(other.as_ptr(), reading.as_ptr());
         assert!(!cache.holds(1) && reading.iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn what_was_given_away_whole_goes_first_and_its_buffer_is_used_again() {
+        let mut cache = Cache::new(20 * CHUNK_BYTES_MAX);
+        let mut at = HashMap::new();
+        for key in 0..10 {
+            let buffer = filled(&mut cache, CHUNK_BYTES_MAX, key as u8);
+            at.insert(key, cache.insert(key, buffer).as_ptr());
+        }
+        for key in [5, 3, 7] {
+            cache.given(key, CHUNK_BYTES_MAX / 2);
+            cache.given(key, CHUNK_BYTES_MAX / 2);
+        }
+        cache.given(1, CHUNK_BYTES_MAX - 1);
+        // Asked for once more: it is not spent.
+        cache.get(3);
+        cache.given(8, CHUNK_BYTES_MAX);
+        let buffer = filled(&mut cache, CHUNK_BYTES_MAX, 10);
+        assert_eq!(buffer.as_ptr(), at[&5]);
+        cache.insert(10, buffer);
+        let held: Vec<u32> = (0..11).filter(|key| cache.holds(*key)).collect();
+        assert_eq!(held, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]);
+        // Some are kept in case they are asked for after all.
+        let other = filled(&mut cache, CHUNK_BYTES_MAX, 11);
+        assert!(!at.values().any(|at| *at == other.as_ptr()));
+        // When there is no room they go before anything that is not spent.
+        for key in 11..22 {
+            cache.insert(key, vec![0; CHUNK_BYTES_MAX]);
+        }
+        assert!(!cache.holds(7) && !cache.holds(8) && cache.holds(3));
     }
 
     #[test]

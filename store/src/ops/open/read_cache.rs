@@ -164,6 +164,11 @@ impl ReadCache {
         self.shard(chunk).lock().cache.insert(chunk, bytes)
     }
 
+    /// Takes note that bytes of a chunk were given away.
+    pub(super) fn given(&self, chunk: ChunkId, bytes: usize) {
+        self.shard(chunk).lock().cache.given(chunk, bytes);
+    }
+
     /// Waits until nobody is decoding any of `chunks`; then they are here, or whoever had announced them failed.
     ///
     /// # Errors

@@ -80,7 +80,11 @@ impl OpenCheckpoint {
         let mut file_at = span.offset;
         for piece in self.map(span.file).pieces(span.offset, span.len) {
             let (bytes, at, len) = match piece {
-                Piece::Chunk { chunk, at, len } => (self.chunk(chunk, (span.file, file_at), progress)?, at, len),
+                Piece::Chunk { chunk, at, len } => {
+                    let bytes = self.chunk(chunk, (span.file, file_at), progress)?;
+                    self.cache.given(self.id(chunk), len as usize);
+                    (bytes, at, len)
+                }
                 Piece::Inline { at, len } => {
                     let inline = &self.opened.manifest.inline[at as usize..(at + len) as usize];
                     (Arc::new(inline.to_vec()), 0, len)

@@ -1,0 +1,179 @@
+//! Who reads a file from front to back, in how many places at once, and how far ahead it is worth decoding. Pure: never reads a
+//! byte.
+
+use std::ops::Range;
+
+use crate::limits::{AHEAD_FIRST_BYTES, STREAMS_MAX};
+
+/// The kernel asks for what it reads ahead by several requests at a time, which arrive in any order: this far from the end of
+/// those that have come a read still belongs to them.
+const SLACK_BYTES: u64 = 4 << 20;
+
+/// How far to look ahead, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// At most, of one place.
+    pub each: u64,
+    /// At most, of all places of a handle together.
+    pub all: u64,
+}
+
+/// The places at which one handle is being read.
+#[derive(Debug, Default)]
+pub struct Streams {
+    streams: Vec<Stream>,
+    clock: u64,
+}
+
+/// A place from which on somebody reads.
+#[derive(Debug)]
+struct Stream {
+    /// Where the last of its reads ended.
+    end: u64,
+    /// Up to where was decoded ahead.
+    ahead: u64,
+    /// How far it was last looked ahead.
+    window: u64,
+    /// Where the tensor ends in which it began.
+    border: u64,
+    /// The clock at its last read.
+    last: u64,
+}
+
+impl Streams {
+    /// Takes note of a read of `len` bytes at `offset`; answers the range that is worth decoding now. Only one who has gone on
+    /// from one tensor into the next is read ahead of beyond the end of a tensor: a loader that takes tensors in an order of its
+    /// own reads each to its end and then one that lies elsewhere. `border_after` tells where the tensor ends that a byte lies
+    /// in.
+    pub fn read(
+        &mut self,
+        offset: u64,
+        len: u64,
+        reach: Reach,
+        border_after: impl Fn(u64) -> u64,
+    ) -> Option<Range<u64>> {
+        self.clock += 1;
+        let end = offset.saturating_add(len);
+        let goes_on = |stream: &Stream| {
+            let furthest = stream.end.max(stream.ahead).saturating_add(SLACK_BYTES);
+            (stream.end.saturating_sub(SLACK_BYTES)..=furthest).contains(&offset) && end > stream.end
+        };
+        let at = (0..self.streams.len())
+            .filter(|at| goes_on(&self.streams[*at]))
+            .min_by_key(|at| self.streams[*at].end.abs_diff(offset));
+        let Some(at) = at else {
+            self.begin(Stream { end, ahead: end, window: 0, border: border_after(offset), last: self.clock });
+            return None;
+        };
+        let active = self.streams.iter().filter(|stream| stream.window > 0).count().max(1) as u64;
+        let stream = &mut self.streams[at];
+        (stream.end, stream.last) = (end, self.clock);
+        stream.window = (stream.window * 2).max(AHEAD_FIRST_BYTES).min(reach.each).min(reach.all / active);
+        let mut target = end.saturating_add(stream.window);
+        if end <= stream.border {
+            target = target.min(stream.border);
+        }
+        let from = stream.ahead.max(end);
+        // Little by little is as much work as at once, and each task costs something.
+        if target <= from || (target - from < stream.window / 4 && target != stream.border) {
+            return None;
+        }
+        stream.ahead = target;
+        Some(from..target)
+    }
+
+    fn begin(&mut self, stream: Stream) {
+        if self.streams.len() >= STREAMS_MAX
+            && let Some(oldest) = (0..self.streams.len()).min_by_key(|at| self.streams[*at].last)
+        {
+            self.streams.swap_remove(oldest);
+        }
+        self.streams.push(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const REACH: Reach = Reach { each: 32 << 20, all: 64 << 20 };
+
+    fn nowhere(_: u64) -> u64 {
+        u64::MAX
+    }
+
+    #[test]
+    fn who_reads_on_is_read_ahead_of_more_and_more() {
+        let mut streams = Streams::default();
+        assert_eq!(streams.read(0, MIB, REACH, nowhere), None, "nobody knows yet");
+        assert_eq!(streams.read(MIB, MIB, REACH, nowhere), Some(2 * MIB..2 * MIB + AHEAD_FIRST_BYTES));
+        let mut covered = 2 * MIB + AHEAD_FIRST_BYTES;
+        for at in 2..200 {
+            if let Some(range) = streams.read(at * MIB, MIB, REACH, nowhere) {
+                assert_eq!(range.start, covered, "without a gap and nothing twice");
+                covered = range.end;
+            }
+            assert!(covered >= (at + 2) * MIB && covered <= (at + 1) * MIB + REACH.each);
+        }
+    }
+
+    #[test]
+    fn leaps_are_not_read_ahead_of() {
+        let mut streams = Streams::default();
+        for nr in 0..1000_u64 {
+            assert_eq!(streams.read(nr * 7919 % 1000 * 100 * MIB, 4096, REACH, nowhere), None);
+        }
+        assert!(streams.streams.len() <= STREAMS_MAX);
+    }
+
+    #[test]
+    fn requests_that_overtake_each_other_are_one_stream() {
+        let mut streams = Streams::default();
+        for at in [0, 2, 1, 4, 3, 5, 7, 6, 8, 9, 11, 10] {
+            streams.read(at * MIB, MIB, REACH, nowhere);
+        }
+        assert_eq!(streams.streams.len(), 1);
+        assert_eq!(streams.streams[0].end, 12 * MIB);
+    }
+
+    #[test]
+    fn a_tensor_is_read_ahead_to_its_end_and_further_only_by_one_who_went_on() {
+        let tensor = |at: u64| (at / (10 * MIB) + 1) * 10 * MIB;
+        let mut streams = Streams::default();
+        let mut furthest = 0;
+        for at in 20..30 {
+            let ahead = streams.read(at * MIB, MIB, REACH, |at| tensor(at));
+            furthest = furthest.max(ahead.map_or(0, |range| range.end));
+        }
+        assert_eq!(furthest, 30 * MIB);
+        let on = streams.read(30 * MIB, MIB, REACH, |at| tensor(at));
+        assert!(on.is_some_and(|range| range.start == 31 * MIB && range.end > 40 * MIB));
+    }
+
+    #[test]
+    fn many_streams_share_what_there_is() {
+        let mut streams = Streams::default();
+        let mut ahead = [0; 8];
+        for nr in 0..40 {
+            for (stream, ahead) in (0..).zip(&mut ahead) {
+                if let Some(range) = streams.read(stream * 1000 * MIB + nr * MIB, MIB, REACH, nowhere) {
+                    *ahead = range.end - (stream * 1000 * MIB + (nr + 1) * MIB);
+                }
+            }
+        }
+        assert!(ahead.iter().all(|bytes| *bytes > 0));
+        assert!(ahead.iter().sum::<u64>() <= REACH.all, "{ahead:?}");
+    }
+
+    #[test]
+    fn a_small_budget_is_kept_and_nothing_overflows() {
+        let mut streams = Streams::default();
+        let small = Reach { each: MIB, all: MIB };
+        streams.read(u64::MAX - 2 * MIB, MIB, small, nowhere);
+        assert!(streams.read(u64::MAX - MIB, MIB, small, nowhere).is_none());
+        let none = Reach { each: 0, all: 0 };
+        streams.read(0, MIB, none, nowhere);
+        assert_eq!(streams.read(MIB, MIB, none, nowhere), None);
+    }
+}

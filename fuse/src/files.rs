@@ -1,0 +1,157 @@
+//! Files that are open, and the checkpoints that they keep. Never knows a path or an inode.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use ckpt_store::{Body, CheckpointId, Damage, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store};
+
+use crate::Log;
+use crate::ahead::{Reach, Streams};
+use crate::limits::{AHEAD_BYTES, LINGER, TOLD_MAX};
+use crate::workers::Workers;
+
+/// All files that are open.
+pub struct Files {
+    store: Arc<Store>,
+    cache: Arc<ReadCache>,
+    reach: Reach,
+    workers: Workers,
+    log: Arc<dyn Log>,
+    checkpoints: Mutex<HashMap<CheckpointId, Held>>,
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+    told: Mutex<HashSet<(String, u64)>>,
+    damaged: AtomicU64,
+}
+
+/// A checkpoint that is open.
+struct Held {
+    checkpoint: Arc<OpenCheckpoint>,
+    /// When it was last opened or the last of its files closed.
+    used: Instant,
+}
+
+/// An open file.
+pub struct Handle {
+    checkpoint: Arc<OpenCheckpoint>,
+    body: Arc<Body>,
+    streams: Mutex<Streams>,
+}
+
+impl Handle {
+    /// Has a range decoded, by this thread.
+    pub fn bring(&self, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
+        self.checkpoint.bring(&self.body, offset, len, progress)
+    }
+}
+
+impl Files {
+    /// No file yet.
+    pub fn new(store: Arc<Store>, cache_bytes: usize, threads: usize, log: Arc<dyn Log>) -> std::io::Result<Self> {
+        // What is decoded ahead must still be there when it is read, whoever else reads.
+        let all = cache_bytes as u64 / 4;
+        Ok(Self {
+            store,
+            cache: Arc::new(ReadCache::new(cache_bytes)),
+            reach: Reach { each: all.min(AHEAD_BYTES * threads as u64), all },
+            workers: Workers::start(threads)?,
+            log,
+            checkpoints: Mutex::default(),
+            handles: RwLock::default(),
+            next: AtomicU64::new(1),
+            told: Mutex::default(),
+            damaged: AtomicU64::new(0),
+        })
+    }
+
+    /// Opens a file of a checkpoint; answers the number of its handle.
+    pub fn open(&self, checkpoint: CheckpointId, body: Arc<Body>) -> Result<u64> {
+        let checkpoint = self.checkpoint(checkpoint)?;
+        let nr = self.next.fetch_add(1, Ordering::Relaxed);
+        let handle = Handle { checkpoint, body, streams: Mutex::default() };
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(nr, Arc::new(handle));
+        Ok(nr)
+    }
+
+    /// Closes a handle.
+    pub fn close(&self, handle: u64) {
+        let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        if let Some(closed) = closed
+            && let Some(held) = self.lock().get_mut(&closed.checkpoint.entry().id)
+        {
+            held.used = Instant::now();
+        }
+    }
+
+    /// The bytes of an open file from `offset` on, `len` of them or those up to its end. None for a handle that is not open.
+    pub fn read(&self, handle: u64, offset: u64, len: u64) -> Option<Result<Vec<Slice>>> {
+        let handle = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()?;
+        let ahead = {
+            let mut streams = handle.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            streams.read(offset, len, self.reach, |at| handle.body.border_after(at))
+        };
+        if let Some(range) = ahead {
+            self.workers.decode(&handle, range.start..range.end.min(handle.body.len()));
+        }
+        let read = handle.checkpoint.slices(&handle.body, offset, len, &Quiet);
+        if let Err(error) = &read {
+            self.tell(error);
+        }
+        Some(read)
+    }
+
+    /// Lets go of checkpoints of which no file has been open for a while.
+    pub fn rest(&self) {
+        // Closing one removes a file: not under the lock.
+        let idle: Vec<Held> = {
+            let mut checkpoints = self.lock();
+            let is_idle = |held: &Held| Arc::strong_count(&held.checkpoint) == 1 && held.used.elapsed() >= LINGER;
+            let ids: Vec<CheckpointId> =
+                checkpoints.iter().filter(|(_, held)| is_idle(held)).map(|(id, _)| *id).collect();
+            ids.iter().filter_map(|id| checkpoints.remove(id)).collect()
+        };
+        drop(idle);
+    }
+
+    /// The decoded chunks.
+    pub fn cache(&self) -> &ReadCache {
+        &self.cache
+    }
+
+    fn checkpoint(&self, id: CheckpointId) -> Result<Arc<OpenCheckpoint>> {
+        // Held while opening: whoever else wants it waits for the same one.
+        let mut checkpoints = self.lock();
+        if let Some(held) = checkpoints.get_mut(&id) {
+            held.used = Instant::now();
+            return Ok(Arc::clone(&held.checkpoint));
+        }
+        let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet)?;
+        let checkpoint = Arc::new(opened);
+        checkpoints.insert(id, Held { checkpoint: Arc::clone(&checkpoint), used: Instant::now() });
+        Ok(checkpoint)
+    }
+
+    /// Tells people why a read failed; of each damaged chunk once.
+    fn tell(&self, error: &Error) {
+        let Error::Damaged(places) = error else {
+            self.log.line(&error.to_string());
+            return;
+        };
+        for place in places {
+            if self.is_news(place) {
+                self.log.line(&format!("damaged: {place}"));
+            }
+        }
+    }
+
+    fn is_news(&self, place: &Damage) -> bool {
+        let _ = place;
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CheckpointId, Held>> {
+        self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
