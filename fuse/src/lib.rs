@@ -4,9 +4,19 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 
+mod directory;
 mod error;
+mod inodes;
+mod listing;
+mod manifests;
+mod members;
+mod metadata;
+mod names;
 mod node;
 mod server;
+mod tree;
+mod views;
+mod xattrs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -34,7 +34,7 @@ mod store;
 pub use archive::{Joined, Literal, Record, Sums, torch_archive};
 pub use backend::disk::{Disk, DiskFile, OsDisk};
 pub use catalog::policies::{Policy, PolicyUse};
-pub use catalog::refs::{Mode, mode_of, name_of};
+pub use catalog::refs::{Mode, best_of, mode_of, name_of};
 pub use catalog::rules::{Best, Reason, Rules, Verdict};
 pub use error::{Damage, Error, Result, Shortage, Thing};
 pub use format::catalog::Entry;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Thing};
 use crate::format::catalog::Entry;
 use crate::format::head::{Format, Head};
 use crate::format::manifest::Manifest;
-use crate::id::{CheckpointId, StoreId};
+use crate::id::{CheckpointId, ChunkId, StoreId};
 use crate::index::Index;
 use crate::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::space::RESERVE;
@@ -128,6 +128,15 @@ impl Store {
         }
         state.entries.retain(|entry| entry.run == run);
         Ok(state.entries)
+    }
+
+    /// A number that is another one after each change of what the store holds. Cheap: nothing but HEAD is read, and not what it
+    /// says.
+    pub fn changes(&self) -> Result<u64> {
+        let head = read_whole(&self.backend, Key::Head, HEAD_BYTES_MAX)?
+            .ok_or_else(|| Error::corrupt(Key::Head, "it is missing"))?;
+        let hash = ChunkId::of(&head).0;
+        Ok(hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
     /// The description of a checkpoint.

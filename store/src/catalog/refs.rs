@@ -163,9 +163,24 @@ pub fn mode_of(metric: &str) -> Option<Mode> {
     }
 }
 
+/// The checkpoint that `RUN@best` names, of `entries`, which are all of that run in the order in which they were stored; none when
+/// that ref can't be resolved.
+pub fn best_of<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
+    let run = &entries.first()?.run;
+    best_among(|| entries.iter().copied(), run, None).ok().flatten()
+}
+
 /// The best checkpoint by `METRIC`, `METRIC:min` or `METRIC:max`, or by the only metric that the run has.
 fn best<'a>(state: &'a State, run: &str, spec: Option<&str>) -> Result<Option<&'a Entry>> {
-    let of_run = || state.entries.iter().filter(|entry| entry.run == run);
+    best_among(|| state.entries.iter().filter(|entry| entry.run == run), run, spec)
+}
+
+/// As [`best`], of the checkpoints of one run.
+fn best_among<'a, I: Iterator<Item = &'a Entry>>(
+    of_run: impl Fn() -> I,
+    run: &str,
+    spec: Option<&str>,
+) -> Result<Option<&'a Entry>> {
     let (metric, mode) = match spec.map(|spec| spec.rsplit_once(':').unwrap_or((spec, ""))) {
         Some((metric, "")) => (metric.to_owned(), mode_of(metric)),
         Some((metric, mode)) => (metric.to_owned(), Some(mode.parse()?)),

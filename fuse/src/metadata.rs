@@ -1,0 +1,461 @@
+//! What paths are and what is known of them: lookups, attributes, directories, links, extended attributes. Never opens a
+//! checkpoint, and never reads a manifest but for who looks into that checkpoint.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ckpt_store::{Body, CheckpointId, Content as File, Manifest, Store};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo};
+
+use crate::directory::{Content, Directory, Row};
+use crate::inodes::Inodes;
+use crate::listing::Listing;
+use crate::manifests::{Loaded, Manifests};
+use crate::node::{Attributes, Kind, Node};
+use crate::xattrs::{self, About};
+use crate::{Log, Result, tree, views};
+
+/// How long the kernel may believe what can change.
+const MOVING: Duration = Duration::from_secs(1);
+/// How long it may believe what can't.
+const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// What one read should be, as programs are told.
+const BLOCK_BYTES: u32 = 1 << 20;
+/// The unit of `st_blocks`.
+const SECTOR_BYTES: u64 = 512;
+
+/// Everything about paths but the bytes of files.
+pub struct Metadata {
+    store: Arc<Store>,
+    listing: Listing,
+    manifests: Manifests,
+    inodes: Inodes,
+    owner: (u32, u32),
+    log: Arc<dyn Log>,
+    /// What the kernel may still have of directories that change.
+    seen: Mutex<HashMap<u64, Seen>>,
+    /// Checkpoints whose manifest could not be read, which was told.
+    told: Mutex<HashSet<CheckpointId>>,
+}
+
+/// What a lookup found. Nothing is an inode of 0: a reply of that tells the kernel how long it may remember that nothing is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// What `stat` tells.
+    pub attr: FileAttr,
+    /// How long the name may be believed.
+    pub entry_ttl: Duration,
+    /// How long the attributes may.
+    pub attr_ttl: Duration,
+}
+
+/// One name of a directory, as `readdir` gives it.
+pub struct Listed<'a> {
+    /// The name.
+    pub name: &'a OsStr,
+    /// From where reading goes on behind it.
+    pub next: u64,
+    /// Its inode.
+    pub ino: u64,
+    /// What it is.
+    pub kind: FileType,
+}
+
+/// One name of a directory, as `readdirplus` gives it.
+pub struct ListedPlus<'a> {
+    /// The name.
+    pub name: &'a OsStr,
+    /// From where reading goes on behind it.
+    pub next: u64,
+    /// What `stat` tells.
+    pub attr: FileAttr,
+    /// How long name and attributes may be believed.
+    pub ttl: Duration,
+}
+
+/// What opening a file takes.
+pub struct Source {
+    /// The file.
+    pub node: Node,
+    /// The checkpoint that it belongs to, whose id is a ref that nothing else can mean.
+    pub checkpoint: CheckpointId,
+    /// How messages name that checkpoint.
+    pub name: String,
+    /// How messages name the file.
+    pub file: String,
+    /// What the checkpoint holds.
+    pub manifest: Arc<Manifest>,
+    /// What the file's bytes are.
+    pub body: Arc<Body>,
+}
+
+/// The room of the disk that the store is on, and how many checkpoints it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// In units of `block_bytes`.
+    pub blocks: u64,
+    /// Those that nothing uses.
+    pub free: u64,
+    /// Those of them that are for everybody.
+    pub available: u64,
+    /// Checkpoints.
+    pub files: u64,
+    /// The unit.
+    pub block_bytes: u32,
+    /// The longest name.
+    pub name_bytes_max: u32,
+}
+
+/// What the kernel may have of a directory that changes.
+#[derive(Default)]
+struct Seen {
+    /// What it has begun to remember, with nobody left who could add something older.
+    remembered: Option<Weak<tree::Directory>>,
+    /// As those who have it open see it.
+    open: Vec<Weak<Directory>>,
+}
+
+impl Metadata {
+    /// Everything about the paths of a store, or of those runs that a glob matches. All belongs to `owner`, a user and a group.
+    ///
+    /// # Errors
+    /// When the catalog can't be read, or the glob is none.
+    pub fn new(store: Arc<Store>, runs: Option<&str>, owner: (u32, u32), log: Arc<dyn Log>) -> Result<Self> {
+        let listing = Listing::new(Arc::clone(&store), runs)?;
+        let (manifests, inodes) = (Manifests::default(), Inodes::new());
+        Ok(Self { store, listing, manifests, inodes, owner, log, seen: Mutex::default(), told: Mutex::default() })
+    }
+
+    /// What is of this name in a directory, and counts that the kernel knows it.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> std::result::Result<Found, Errno> {
+        let name = name.as_bytes();
+        let (node, found) = match self.node(parent)? {
+            node @ (Node::Runs(_) | Node::ById) => {
+                let tree = self.listing.tree();
+                // One that is gone is as one that was removed: nothing is in it.
+                let item = tree.directory(&node).and_then(|directory| directory.get(name));
+                (node, item.map(|item| (item.node.clone(), item.attributes)))
+            }
+            node @ (Node::Checkpoint(_) | Node::Member(..) | Node::Tensors(_)) => {
+                let found = match node {
+                    Node::Tensors(id) => self.loaded(id)?.tensor_named(id, name),
+                    Node::Member(id, number) => self.loaded(id)?.member_named(id, Some(number), name),
+                    Node::Checkpoint(id) => self.loaded(id)?.member_named(id, None, name),
+                    _ => None,
+                };
+                (node, found)
+            }
+            _ => return Err(Errno::ENOTDIR),
+        };
+        let entry_ttl = ttl_in(&node);
+        Ok(match found {
+            Some((node, attributes)) => {
+                let ino = self.inodes.look_up(&node, attributes);
+                Found { attr: self.attr(ino, attributes), entry_ttl, attr_ttl: ttl_of(&node) }
+            }
+            None => {
+                let nothing = Attributes { kind: Kind::File, mode: 0, links: 0, size: 0, mtime_ms: 0 };
+                Found { attr: self.attr(0, nothing), entry_ttl, attr_ttl: Duration::ZERO }
+            }
+        })
+    }
+
+    /// Takes lookups back.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        if self.inodes.forget(ino, lookups) {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
+        }
+    }
+
+    /// What `stat` tells of an inode, and how long that may be believed.
+    pub fn attributes(&self, ino: u64) -> std::result::Result<(FileAttr, Duration), Errno> {
+        let (node, known) = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        let now = self.listing_of(&node).map(|directory| directory.attributes);
+        let attributes = now.or(known).ok_or(Errno::ESTALE)?;
+        Ok((self.attr(ino, attributes), ttl_of(&node)))
+    }
+
+    /// Where a link points.
+    pub fn read_link(&self, ino: u64) -> std::result::Result<Vec<u8>, Errno> {
+        match self.node(ino)? {
+            Node::Link(link) => Ok(link.target.as_bytes().to_vec()),
+            Node::Member(id, number) => {
+                let loaded = self.loaded(id)?;
+                match loaded.manifest.files.get(number as usize).map(|file| &file.content) {
+                    Some(File::Link { target }) => Ok(target.to_vec()),
+                    _ => Err(Errno::EINVAL),
+                }
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// A directory as it is now, and what the kernel may do with what it remembers of it.
+    pub fn open_directory(&self, ino: u64) -> std::result::Result<(Arc<Directory>, FopenFlags), Errno> {
+        let (node, known) = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        let (parent, content) = match &node {
+            Node::Runs(_) | Node::ById => {
+                let directory = self.listing_of(&node);
+                let directory = directory.unwrap_or_else(|| Arc::new(tree::Directory::gone(node.clone())));
+                (directory.parent.clone(), Content::Tree(directory))
+            }
+            Node::Checkpoint(id) => {
+                let parent = self.listing.tree().checkpoint(*id).map(|(parent, _)| parent);
+                (parent.unwrap_or_else(Node::root), Content::Members(*id, self.loaded(*id)?, None))
+            }
+            Node::Member(id, number) => {
+                let loaded = self.loaded(*id)?;
+                let parent = loaded.members.parent(*number);
+                let parent = parent.map_or(Node::Checkpoint(*id), |parent| Node::Member(*id, parent));
+                (parent, Content::Members(*id, loaded, Some(*number)))
+            }
+            Node::Tensors(id) => (Node::Checkpoint(*id), Content::Tensors(*id, self.loaded(*id)?)),
+            _ => return Err(Errno::ENOTDIR),
+        };
+        let attributes = match &content {
+            Content::Tree(directory) => directory.attributes,
+            _ => known.ok_or(Errno::ESTALE)?,
+        };
+        if attributes.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let directory = Arc::new(Directory::new(ino, self.inodes.number(&parent), attributes, content));
+        let keep = if self.may_keep(&directory) { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+        Ok((directory, FopenFlags::FOPEN_CACHE_DIR | keep))
+    }
+
+    /// Gives the names of a directory from `from` on, until `add` answers that it has no room for that one.
+    pub fn entries(&self, directory: &Directory, from: u64, mut add: impl FnMut(Listed<'_>) -> bool) {
+        for at in from.. {
+            let full = match dots(directory, at) {
+                Some((name, ino)) => {
+                    add(Listed { name: OsStr::new(name), next: at + 1, ino, kind: FileType::Directory })
+                }
+                None => {
+                    let Some(Row { name, node, attributes }) = row(directory, at) else { return };
+                    let kind = file_type(attributes.kind);
+                    add(Listed { name, next: at + 1, ino: self.inodes.number(&node), kind })
+                }
+            };
+            if full {
+                return;
+            }
+        }
+    }
+
+    /// As [`Self::entries`] with what `stat` tells of each. Counts a lookup of each that was taken, but for `.` and `..`.
+    pub fn entries_plus(&self, directory: &Directory, from: u64, mut add: impl FnMut(ListedPlus<'_>) -> bool) {
+        for at in from.. {
+            if let Some((name, ino)) = dots(directory, at) {
+                // The kernel looks at nothing but the inode and that it is a directory.
+                let attr = self.attr(ino, directory.attributes);
+                if add(ListedPlus { name: OsStr::new(name), next: at + 1, attr, ttl: Duration::ZERO }) {
+                    return;
+                }
+                continue;
+            }
+            let Some(Row { name, node, attributes }) = row(directory, at) else { return };
+            let ino = self.inodes.look_up(&node, attributes);
+            let attr = self.attr(ino, attributes);
+            let ttl = if directory.of_tree().is_some() { MOVING } else { FIXED };
+            if add(ListedPlus { name, next: at + 1, attr, ttl }) {
+                self.forget(ino, 1);
+                return;
+            }
+        }
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, ino: u64, name: &OsStr) -> std::result::Result<Vec<u8>, Errno> {
+        // The kernel asks for others at each turn.
+        if !name.as_bytes().starts_with(xattrs::PREFIX.as_bytes()) {
+            return Err(Errno::NO_XATTR);
+        }
+        let mut all = self.xattrs(ino)?.into_iter();
+        all.find(|(known, _)| *known == name).map(|(_, value)| value).ok_or(Errno::NO_XATTR)
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it.
+    pub fn xattr_names(&self, ino: u64) -> std::result::Result<Vec<u8>, Errno> {
+        Ok(xattrs::list(&self.xattrs(ino)?))
+    }
+
+    /// The room that there is.
+    pub fn statfs(&self) -> std::result::Result<Space, Errno> {
+        let there = rustix::fs::statvfs(self.store.root()).map_err(|error| Errno::from(std::io::Error::from(error)))?;
+        Ok(Space {
+            blocks: there.f_blocks,
+            free: there.f_bfree,
+            available: there.f_bavail,
+            files: self.listing.tree().len() as u64,
+            block_bytes: u32::try_from(there.f_frsize).unwrap_or(SECTOR_BYTES as u32),
+            name_bytes_max: crate::names::NAME_BYTES_MAX as u32,
+        })
+    }
+
+    /// What opening a file takes.
+    pub fn source(&self, ino: u64) -> std::result::Result<Source, Errno> {
+        let node = self.node(ino)?;
+        let Some(checkpoint) = node.checkpoint() else {
+            return Err(if matches!(node, Node::Link(_)) { Errno::ELOOP } else { Errno::EISDIR });
+        };
+        let loaded = self.loaded(checkpoint)?;
+        let manifest = Arc::clone(&loaded.manifest);
+        let (file, body) = match &node {
+            Node::Member(_, number) => {
+                let file = manifest.files.get(*number as usize).ok_or(Errno::ESTALE)?;
+                let body = match file.content {
+                    File::File { .. } => Body::of_file(&manifest, *number).map(Arc::new),
+                    File::Directory => return Err(Errno::EISDIR),
+                    File::Link { .. } => return Err(Errno::ELOOP),
+                };
+                (String::from_utf8_lossy(&file.path).into_owned(), body)
+            }
+            Node::Safetensors(_) => (views::SAFETENSORS.to_owned(), loaded.safetensors().cloned()),
+            Node::Tensor(_, number) => {
+                let name = loaded.tensors().files.get(*number as usize).map(|file| &*file.name);
+                (format!("{}/{}", views::TENSORS, name.unwrap_or_default()), loaded.tensor(*number))
+            }
+            _ => return Err(Errno::EISDIR),
+        };
+        let body = body.ok_or(Errno::ESTALE)?;
+        let name = match manifest.step {
+            Some(step) => format!("{}@{step}", manifest.run),
+            None => checkpoint.to_string(),
+        };
+        Ok(Source { node, checkpoint, name, file, manifest, body })
+    }
+
+    fn node(&self, ino: u64) -> std::result::Result<Node, Errno> {
+        self.inodes.get(ino).map(|(node, _)| node).ok_or(Errno::ESTALE)
+    }
+
+    fn listing_of(&self, node: &Node) -> Option<Arc<tree::Directory>> {
+        match node {
+            Node::Runs(_) | Node::ById => self.listing.tree().directory(node).cloned(),
+            _ => None,
+        }
+    }
+
+    /// A checkpoint to look into, which may be one that was dropped as long as its manifest is there.
+    fn loaded(&self, id: CheckpointId) -> std::result::Result<Arc<Loaded>, Errno> {
+        self.manifests.get(&self.store, id).map_err(|error| {
+            let tree = self.listing.tree();
+            let Some((_, entry)) = tree.checkpoint(id) else { return Errno::ESTALE };
+            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+                self.log.line(&format!("{} can't be shown: {error}", ckpt_store::name_of(entry)));
+            }
+            Errno::EIO
+        })
+    }
+
+    fn xattrs(&self, ino: u64) -> std::result::Result<Vec<(&'static str, Vec<u8>)>, Errno> {
+        let node = self.node(ino)?;
+        let Some(id) = node.checkpoint() else {
+            let directory = self.listing_of(&node);
+            let whole_name = directory.as_ref().and_then(|directory| directory.whole_name.as_deref());
+            return Ok(About { whole_name, ..About::default() }.all());
+        };
+        let tree = self.listing.tree();
+        let loaded = match node {
+            Node::Tensor(..) => Some(self.loaded(id)?),
+            // What was dropped is in no catalog.
+            _ if tree.checkpoint(id).is_none() => Some(self.loaded(id)?),
+            _ => None,
+        };
+        let entry = tree.checkpoint(id).map(|(_, entry)| entry);
+        let checkpoint = match (entry, &loaded) {
+            (Some(entry), _) => Some((id, &*entry.run, entry.step)),
+            (None, Some(loaded)) => Some((id, &*loaded.manifest.run, loaded.manifest.step)),
+            (None, None) => None,
+        };
+        let stored_bytes = match node {
+            Node::Checkpoint(_) => entry.map(|entry| entry.written_bytes),
+            _ => None,
+        };
+        let whole_name = match (&node, &loaded) {
+            (Node::Tensor(_, number), Some(loaded)) => {
+                loaded.tensors().files.get(*number as usize).and_then(|file| file.whole_name.as_deref())
+            }
+            _ => None,
+        };
+        Ok(About { checkpoint, stored_bytes, whole_name }.all())
+    }
+
+    /// Whether what the kernel remembers of a directory is what this one shows. It remembers what those who have it open read:
+    /// as long as one of them sees something older, that can still get in.
+    fn may_keep(&self, directory: &Arc<Directory>) -> bool {
+        let Some(now) = directory.of_tree() else { return true };
+        let is_now = |seen: &Weak<tree::Directory>| std::ptr::eq(seen.as_ptr(), Arc::as_ptr(now));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry(directory.inode).or_default();
+        seen.open.retain(|open| open.strong_count() > 0);
+        let open = seen.open.iter().filter_map(Weak::upgrade);
+        let others = open.filter(|open| open.of_tree().is_none_or(|shown| !Arc::ptr_eq(shown, now))).count();
+        seen.open.push(Arc::downgrade(directory));
+        let keep = others == 0 && seen.remembered.as_ref().is_some_and(is_now);
+        if !keep {
+            seen.remembered = (others == 0).then(|| Arc::downgrade(now));
+        }
+        keep
+    }
+
+    fn attr(&self, ino: u64, attributes: Attributes) -> FileAttr {
+        let since = Duration::from_millis(attributes.mtime_ms.unsigned_abs());
+        let time = if attributes.mtime_ms < 0 { UNIX_EPOCH.checked_sub(since) } else { UNIX_EPOCH.checked_add(since) };
+        let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
+        // The kernel takes no more.
+        let size = attributes.size.min(i64::MAX as u64);
+        FileAttr {
+            ino: INodeNo(ino),
+            size,
+            blocks: size.div_ceil(SECTOR_BYTES),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind: file_type(attributes.kind),
+            perm: attributes.mode,
+            nlink: attributes.links,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            rdev: 0,
+            blksize: BLOCK_BYTES,
+            flags: 0,
+        }
+    }
+}
+
+/// The names that every directory has, and their inodes.
+fn dots(directory: &Directory, at: u64) -> Option<(&'static str, u64)> {
+    match at {
+        0 => Some((".", directory.inode)),
+        1 => Some(("..", directory.parent)),
+        _ => None,
+    }
+}
+
+fn row(directory: &Directory, at: u64) -> Option<Row<'_>> {
+    directory.row(usize::try_from(at.checked_sub(2)?).ok()?)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Link => FileType::Symlink,
+    }
+}
+
+/// How long names in a directory may be believed.
+fn ttl_in(directory: &Node) -> Duration {
+    if matches!(directory, Node::Runs(_) | Node::ById) { MOVING } else { FIXED }
+}
+
+/// How long the attributes of a node may. A link that comes to point elsewhere is another node.
+fn ttl_of(node: &Node) -> Duration {
+    if matches!(node, Node::Runs(_) | Node::ById) { MOVING } else { FIXED }
+}
