@@ -4,6 +4,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 
+mod answers;
 mod directory;
 mod error;
 mod inodes;
@@ -13,6 +14,7 @@ mod members;
 mod metadata;
 mod names;
 mod node;
+mod remembered;
 mod server;
 mod tree;
 mod views;

@@ -1,20 +1,25 @@
 //! What paths are and what is known of them: lookups, attributes, directories, links, extended attributes. Never opens a
 //! checkpoint, and never reads a manifest but for who looks into that checkpoint.
 
-use std::collections::{HashMap, HashSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ckpt_store::{Body, CheckpointId, Content as File, Manifest, Store};
+use ckpt_store::{Body, CheckpointId, Content as File, Store};
 use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo};
 
+use crate::answers::{Found, Listed, ListedPlus, Source, Space};
 use crate::directory::{Content, Directory, Row};
 use crate::inodes::Inodes;
 use crate::listing::Listing;
 use crate::manifests::{Loaded, Manifests};
 use crate::node::{Attributes, Kind, Node};
+use crate::remembered::Remembered;
 use crate::xattrs::{self, About};
 use crate::{Log, Result, tree, views};
 
@@ -35,87 +40,9 @@ pub struct Metadata {
     inodes: Inodes,
     owner: (u32, u32),
     log: Arc<dyn Log>,
-    /// What the kernel may still have of directories that change.
-    seen: Mutex<HashMap<u64, Seen>>,
+    remembered: Remembered,
     /// Checkpoints whose manifest could not be read, which was told.
     told: Mutex<HashSet<CheckpointId>>,
-}
-
-/// What a lookup found. Nothing is an inode of 0: a reply of that tells the kernel how long it may remember that nothing is there.
-#[derive(Debug, Clone, Copy)]
-pub struct Found {
-    /// What `stat` tells.
-    pub attr: FileAttr,
-    /// How long the name may be believed.
-    pub entry_ttl: Duration,
-    /// How long the attributes may.
-    pub attr_ttl: Duration,
-}
-
-/// One name of a directory, as `readdir` gives it.
-pub struct Listed<'a> {
-    /// The name.
-    pub name: &'a OsStr,
-    /// From where reading goes on behind it.
-    pub next: u64,
-    /// Its inode.
-    pub ino: u64,
-    /// What it is.
-    pub kind: FileType,
-}
-
-/// One name of a directory, as `readdirplus` gives it.
-pub struct ListedPlus<'a> {
-    /// The name.
-    pub name: &'a OsStr,
-    /// From where reading goes on behind it.
-    pub next: u64,
-    /// What `stat` tells.
-    pub attr: FileAttr,
-    /// How long name and attributes may be believed.
-    pub ttl: Duration,
-}
-
-/// What opening a file takes.
-pub struct Source {
-    /// The file.
-    pub node: Node,
-    /// The checkpoint that it belongs to, whose id is a ref that nothing else can mean.
-    pub checkpoint: CheckpointId,
-    /// How messages name that checkpoint.
-    pub name: String,
-    /// How messages name the file.
-    pub file: String,
-    /// What the checkpoint holds.
-    pub manifest: Arc<Manifest>,
-    /// What the file's bytes are.
-    pub body: Arc<Body>,
-}
-
-/// The room of the disk that the store is on, and how many checkpoints it has.
-#[derive(Debug, Clone, Copy)]
-pub struct Space {
-    /// In units of `block_bytes`.
-    pub blocks: u64,
-    /// Those that nothing uses.
-    pub free: u64,
-    /// Those of them that are for everybody.
-    pub available: u64,
-    /// Checkpoints.
-    pub files: u64,
-    /// The unit.
-    pub block_bytes: u32,
-    /// The longest name.
-    pub name_bytes_max: u32,
-}
-
-/// What the kernel may have of a directory that changes.
-#[derive(Default)]
-struct Seen {
-    /// What it has begun to remember, with nobody left who could add something older.
-    remembered: Option<Weak<tree::Directory>>,
-    /// As those who have it open see it.
-    open: Vec<Weak<Directory>>,
 }
 
 impl Metadata {
@@ -126,7 +53,16 @@ impl Metadata {
     pub fn new(store: Arc<Store>, runs: Option<&str>, owner: (u32, u32), log: Arc<dyn Log>) -> Result<Self> {
         let listing = Listing::new(Arc::clone(&store), runs)?;
         let (manifests, inodes) = (Manifests::default(), Inodes::new());
-        Ok(Self { store, listing, manifests, inodes, owner, log, seen: Mutex::default(), told: Mutex::default() })
+        Ok(Self {
+            store,
+            listing,
+            manifests,
+            inodes,
+            owner,
+            log,
+            remembered: Remembered::default(),
+            told: Mutex::default(),
+        })
     }
 
     /// What is of this name in a directory, and counts that the kernel knows it.
@@ -166,7 +102,7 @@ impl Metadata {
     /// Takes lookups back.
     pub fn forget(&self, ino: u64, lookups: u64) {
         if self.inodes.forget(ino, lookups) {
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
+            self.remembered.forget(ino);
         }
     }
 
@@ -223,7 +159,8 @@ impl Metadata {
             return Err(Errno::ENOTDIR);
         }
         let directory = Arc::new(Directory::new(ino, self.inodes.number(&parent), attributes, content));
-        let keep = if self.may_keep(&directory) { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+        let keep =
+            if self.remembered.is_current(&directory) { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
         Ok((directory, FopenFlags::FOPEN_CACHE_DIR | keep))
     }
 
@@ -383,24 +320,6 @@ impl Metadata {
             _ => None,
         };
         Ok(About { checkpoint, stored_bytes, whole_name }.all())
-    }
-
-    /// Whether what the kernel remembers of a directory is what this one shows. It remembers what those who have it open read:
-    /// as long as one of them sees something older, that can still get in.
-    fn may_keep(&self, directory: &Arc<Directory>) -> bool {
-        let Some(now) = directory.of_tree() else { return true };
-        let is_now = |seen: &Weak<tree::Directory>| std::ptr::eq(seen.as_ptr(), Arc::as_ptr(now));
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = seen.entry(directory.inode).or_default();
-        seen.open.retain(|open| open.strong_count() > 0);
-        let open = seen.open.iter().filter_map(Weak::upgrade);
-        let others = open.filter(|open| open.of_tree().is_none_or(|shown| !Arc::ptr_eq(shown, now))).count();
-        seen.open.push(Arc::downgrade(directory));
-        let keep = others == 0 && seen.remembered.as_ref().is_some_and(is_now);
-        if !keep {
-            seen.remembered = (others == 0).then(|| Arc::downgrade(now));
-        }
-        keep
     }
 
     fn attr(&self, ino: u64, attributes: Attributes) -> FileAttr {
