@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 
 mod answers;
+mod checkpoint;
 mod directory;
 mod error;
 mod inodes;

@@ -1,26 +1,15 @@
-//! The manifests of checkpoints that somebody looks into, and what follows from them. Never holds more of them than a bound of
+//! The checkpoints that somebody looks into. Never holds more of them than a bound of
 //! bytes, and never reads one twice at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ckpt_store::{CheckpointId, Content, Manifest, Result, Segment, Store, Tensor};
+use ckpt_store::{CheckpointId, Result, Store};
 
-use crate::members::Members;
-use crate::views::Views;
+use crate::checkpoint::Checkpoint;
 
 /// About how many bytes of manifests are kept. One of a checkpoint of 100 GB takes some MB; a larger one is kept alone.
 const BYTES_MAX: usize = 64 << 20;
-
-/// A checkpoint that somebody looks into.
-pub struct Loaded {
-    /// What it holds.
-    pub manifest: Arc<Manifest>,
-    /// Its directories.
-    pub members: Members,
-    /// What it is shown as besides.
-    pub views: Views,
-}
 
 /// The manifests that are kept.
 #[derive(Default)]
@@ -45,7 +34,7 @@ struct Kept {
 /// Filled by the first who needs it, while others wait.
 #[derive(Default)]
 struct Cell {
-    loaded: OnceLock<Arc<Loaded>>,
+    checkpoint: OnceLock<Arc<Checkpoint>>,
     loading: Mutex<()>,
 }
 
@@ -54,21 +43,20 @@ impl Manifests {
     ///
     /// # Errors
     /// When it can't be read, or is gone.
-    pub fn get(&self, store: &Store, id: CheckpointId) -> Result<Arc<Loaded>> {
+    pub fn get(&self, store: &Store, id: CheckpointId) -> Result<Arc<Checkpoint>> {
         let cell = self.cell(id);
-        if let Some(loaded) = cell.loaded.get() {
-            return Ok(Arc::clone(loaded));
+        if let Some(checkpoint) = cell.checkpoint.get() {
+            return Ok(Arc::clone(checkpoint));
         }
         let _loading = cell.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = cell.loaded.get() {
-            return Ok(Arc::clone(loaded));
+        if let Some(checkpoint) = cell.checkpoint.get() {
+            return Ok(Arc::clone(checkpoint));
         }
         match store.manifest(id) {
             Ok(manifest) => {
-                let (members, views) = (Members::new(&manifest), Views::default());
-                let loaded = Arc::new(Loaded { manifest: Arc::new(manifest), members, views });
-                self.keep(id, bytes_of(&loaded));
-                Ok(Arc::clone(cell.loaded.get_or_init(|| loaded)))
+                let checkpoint = Arc::new(Checkpoint::new(manifest));
+                self.keep(id, checkpoint.bytes());
+                Ok(Arc::clone(cell.checkpoint.get_or_init(|| checkpoint)))
             }
             Err(error) => {
                 self.let_go(id, &cell);
@@ -106,30 +94,4 @@ impl Manifests {
             inside.kept.remove(&id);
         }
     }
-}
-
-/// About how many bytes of memory it takes.
-fn bytes_of(loaded: &Loaded) -> usize {
-    let manifest = &loaded.manifest;
-    let tensor = |tensor: &Option<Tensor>| match tensor {
-        Some(Tensor(name, dtype, shape)) => {
-            name.len() + dtype.as_ref().map_or(0, String::len) + 8 * shape.as_ref().map_or(0, Vec::len)
-        }
-        None => 0,
-    };
-    let content = |content: &Content| match content {
-        Content::File { segments, views, .. } => {
-            let segments = segments.iter().map(|segment| size_of::<Segment>() + tensor(&segment.3)).sum::<usize>();
-            segments + views.iter().map(|view| 256 + view.0.len()).sum::<usize>()
-        }
-        Content::Directory => 0,
-        Content::Link { target } => target.len(),
-    };
-    let files = manifest.files.iter().map(|file| 192 + file.path.len() + content(&file.content));
-    let meta = manifest.meta.iter().map(|(name, text)| 64 + name.len() + text.len());
-    1024 + manifest.inline.len()
-        + 36 * manifest.chunk_count()
-        + files.sum::<usize>()
-        + meta.sum::<usize>()
-        + loaded.members.bytes()
 }

@@ -14,14 +14,16 @@ use ckpt_store::{Body, CheckpointId, Content as File, Store};
 use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo};
 
 use crate::answers::{Found, Listed, ListedPlus, Source, Space};
-use crate::directory::{Content, Directory, Row};
+use crate::checkpoint::Checkpoint;
+use crate::directory::{Content, Directory};
 use crate::inodes::Inodes;
 use crate::listing::Listing;
-use crate::manifests::{Loaded, Manifests};
-use crate::node::{Attributes, Kind, Node};
+use crate::manifests::Manifests;
+use crate::node::{Attributes, Kind, Node, Row};
 use crate::remembered::Remembered;
+use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
-use crate::{Log, Result, tree, views};
+use crate::{Log, Result, tree};
 
 /// How long the kernel may believe what can change.
 const MOVING: Duration = Duration::from_secs(1);
@@ -77,9 +79,9 @@ impl Metadata {
             }
             node @ (Node::Checkpoint(_) | Node::Member(..) | Node::Tensors(_)) => {
                 let found = match node {
-                    Node::Tensors(id) => self.loaded(id)?.tensor_named(id, name),
-                    Node::Member(id, number) => self.loaded(id)?.member_named(id, Some(number), name),
-                    Node::Checkpoint(id) => self.loaded(id)?.member_named(id, None, name),
+                    Node::Tensors(id) => self.inside(id)?.tensor(name),
+                    Node::Member(id, number) => self.inside(id)?.get(Some(number), name),
+                    Node::Checkpoint(id) => self.inside(id)?.get(None, name),
                     _ => None,
                 };
                 (node, found)
@@ -119,8 +121,8 @@ impl Metadata {
         match self.node(ino)? {
             Node::Link(link) => Ok(link.target.as_bytes().to_vec()),
             Node::Member(id, number) => {
-                let loaded = self.loaded(id)?;
-                match loaded.manifest.files.get(number as usize).map(|file| &file.content) {
+                let inside = self.inside(id)?;
+                match inside.manifest.files.get(number as usize).map(|file| &file.content) {
                     Some(File::Link { target }) => Ok(target.to_vec()),
                     _ => Err(Errno::EINVAL),
                 }
@@ -140,15 +142,15 @@ impl Metadata {
             }
             Node::Checkpoint(id) => {
                 let parent = self.listing.tree().checkpoint(*id).map(|(parent, _)| parent);
-                (parent.unwrap_or_else(Node::root), Content::Members(*id, self.loaded(*id)?, None))
+                (parent.unwrap_or_else(Node::root), Content::Members(self.inside(*id)?, None))
             }
             Node::Member(id, number) => {
-                let loaded = self.loaded(*id)?;
-                let parent = loaded.members.parent(*number);
+                let inside = self.inside(*id)?;
+                let parent = inside.members.parent(*number);
                 let parent = parent.map_or(Node::Checkpoint(*id), |parent| Node::Member(*id, parent));
-                (parent, Content::Members(*id, loaded, Some(*number)))
+                (parent, Content::Members(inside, Some(*number)))
             }
-            Node::Tensors(id) => (Node::Checkpoint(*id), Content::Tensors(*id, self.loaded(*id)?)),
+            Node::Tensors(id) => (Node::Checkpoint(*id), Content::Tensors(self.inside(*id)?)),
             _ => return Err(Errno::ENOTDIR),
         };
         let attributes = match &content {
@@ -239,8 +241,8 @@ impl Metadata {
         let Some(checkpoint) = node.checkpoint() else {
             return Err(if matches!(node, Node::Link(_)) { Errno::ELOOP } else { Errno::EISDIR });
         };
-        let loaded = self.loaded(checkpoint)?;
-        let manifest = Arc::clone(&loaded.manifest);
+        let inside = self.inside(checkpoint)?;
+        let manifest = Arc::clone(&inside.manifest);
         let (file, body) = match &node {
             Node::Member(_, number) => {
                 let file = manifest.files.get(*number as usize).ok_or(Errno::ESTALE)?;
@@ -251,10 +253,10 @@ impl Metadata {
                 };
                 (String::from_utf8_lossy(&file.path).into_owned(), body)
             }
-            Node::Safetensors(_) => (views::SAFETENSORS.to_owned(), loaded.safetensors().cloned()),
+            Node::Safetensors(_) => (SAFETENSORS.to_owned(), inside.views.safetensors(&manifest).cloned()),
             Node::Tensor(_, number) => {
-                let name = loaded.tensors().files.get(*number as usize).map(|file| &*file.name);
-                (format!("{}/{}", views::TENSORS, name.unwrap_or_default()), loaded.tensor(*number))
+                let name = inside.tensors().files.get(*number as usize).map(|file| &*file.name);
+                (format!("{}/{}", TENSORS, name.unwrap_or_default()), inside.tensors().body(*number))
             }
             _ => return Err(Errno::EISDIR),
         };
@@ -278,7 +280,7 @@ impl Metadata {
     }
 
     /// A checkpoint to look into, which may be one that was dropped as long as its manifest is there.
-    fn loaded(&self, id: CheckpointId) -> std::result::Result<Arc<Loaded>, Errno> {
+    fn inside(&self, id: CheckpointId) -> std::result::Result<Arc<Checkpoint>, Errno> {
         self.manifests.get(&self.store, id).map_err(|error| {
             let tree = self.listing.tree();
             let Some((_, entry)) = tree.checkpoint(id) else { return Errno::ESTALE };
@@ -297,25 +299,25 @@ impl Metadata {
             return Ok(About { whole_name, ..About::default() }.all());
         };
         let tree = self.listing.tree();
-        let loaded = match node {
-            Node::Tensor(..) => Some(self.loaded(id)?),
+        let inside = match node {
+            Node::Tensor(..) => Some(self.inside(id)?),
             // What was dropped is in no catalog.
-            _ if tree.checkpoint(id).is_none() => Some(self.loaded(id)?),
+            _ if tree.checkpoint(id).is_none() => Some(self.inside(id)?),
             _ => None,
         };
         let entry = tree.checkpoint(id).map(|(_, entry)| entry);
-        let checkpoint = match (entry, &loaded) {
+        let checkpoint = match (entry, &inside) {
             (Some(entry), _) => Some((id, &*entry.run, entry.step)),
-            (None, Some(loaded)) => Some((id, &*loaded.manifest.run, loaded.manifest.step)),
+            (None, Some(inside)) => Some((id, &*inside.manifest.run, inside.manifest.step)),
             (None, None) => None,
         };
         let stored_bytes = match node {
             Node::Checkpoint(_) => entry.map(|entry| entry.written_bytes),
             _ => None,
         };
-        let whole_name = match (&node, &loaded) {
-            (Node::Tensor(_, number), Some(loaded)) => {
-                loaded.tensors().files.get(*number as usize).and_then(|file| file.whole_name.as_deref())
+        let whole_name = match (&node, &inside) {
+            (Node::Tensor(_, number), Some(inside)) => {
+                inside.tensors().files.get(*number as usize).and_then(|file| file.whole_name.as_deref())
             }
             _ => None,
         };

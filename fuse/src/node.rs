@@ -1,5 +1,6 @@
 //! What a path of the mount can be. Never knows its inode, and never where in a directory it stands.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use ckpt_store::CheckpointId;
@@ -62,6 +63,16 @@ pub struct Attributes {
     pub mtime_ms: i64,
 }
 
+/// One name of a directory.
+pub struct Row<'a> {
+    /// The name.
+    pub name: &'a OsStr,
+    /// What it is.
+    pub node: Node,
+    /// What `stat` tells of it.
+    pub attributes: Attributes,
+}
+
 impl Attributes {
     /// Those of a directory that the mount makes.
     pub fn directory(links: u32, mtime_ms: i64) -> Self {
@@ -71,6 +82,11 @@ impl Attributes {
     /// Those of a link.
     pub fn link(target: &[u8], mtime_ms: i64) -> Self {
         Self { kind: Kind::Link, mode: 0o777, links: 1, size: target.len() as u64, mtime_ms }
+    }
+
+    /// Those of a file that the mount makes.
+    pub fn file(size: u64, mtime_ms: i64) -> Self {
+        Self { kind: Kind::File, mode: 0o444, links: 1, size, mtime_ms }
     }
 
     /// Those of the directory of a checkpoint. What is in it is counted only by who reads the manifest, so it has one link,
