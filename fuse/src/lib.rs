@@ -10,14 +10,20 @@ mod directory;
 mod error;
 mod inodes;
 mod listing;
+mod look;
 mod manifests;
 mod members;
 mod metadata;
+mod mounted;
+mod mounts;
 mod names;
 mod node;
+mod place;
 mod remembered;
 mod server;
+mod status;
 mod tree;
+mod unmount;
 mod views;
 mod xattrs;
 
@@ -27,6 +33,12 @@ use std::sync::Arc;
 use ckpt_store::Store;
 
 pub use self::error::{Error, Result};
+pub use self::look::{Look, look, walk};
+pub use self::mounted::{Mounted, READ_AHEAD_KB, Stop};
+pub use self::mounts::{Device, Mount, on as mount_on, ours as mounts, place, reached_by, real};
+pub use self::place::check;
+pub use self::status::{Materialized, Status, Warm};
+pub use self::unmount::{Process, server_of, unmount};
 
 /// How a store is mounted.
 #[derive(Debug, Clone)]
@@ -39,6 +51,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Where files that are read again and again are laid down whole, for the kernel to read them itself.
     pub materialize: Option<Materialize>,
+    /// Where its log is written to, for whoever asks for its status.
+    pub log_file: Option<PathBuf>,
 }
 
 /// Where files are laid down whole.
@@ -54,25 +68,6 @@ pub struct Materialize {
 pub trait Log: Send + Sync {
     /// One line.
     fn line(&self, text: &str);
-}
-
-/// A store that is mounted; unmounted when dropped.
-pub struct Mounted {
-    session: Option<fuser::BackgroundSession>,
-}
-
-impl Mounted {
-    /// Waits until somebody has unmounted it, or `stop` says so, which is asked ten times a second: then unmounts it. What is
-    /// still being read goes on for a while.
-    pub fn wait(mut self, stop: &dyn Fn() -> bool) -> Result<()> {
-        while self.session.as_ref().is_some_and(|session| !session.guard.is_finished()) && !stop() {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        if let Some(session) = self.session.take() {
-            session.umount_and_join().map_err(|source| Error::Io { what: "unmount".into(), source })?;
-        }
-        Ok(())
-    }
 }
 
 /// Mounts a store on a directory that exists. Answers when the file system answers.

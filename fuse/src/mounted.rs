@@ -1,0 +1,138 @@
+//! The life of a mount, from when it stands to when it is gone. Never looks at a path below it, which only this process could
+//! answer.
+
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fuser::BackgroundSession;
+
+use crate::mounts::{self, Device};
+use crate::unmount::unmount;
+use crate::{Error, Log, Result};
+
+/// How far the kernel reads ahead in a file, in KiB, where this process may say so. FUSE alone can't ask for more than 128.
+pub const READ_AHEAD_KB: u64 = 1024;
+
+/// How long what is open is served after the mount was told to end.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How often the end is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Whether a mount is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It goes on.
+    No,
+    /// It is unmounted; what is open is served for a while.
+    Soon,
+    /// It is unmounted, whoever has something open.
+    Now,
+}
+
+/// A store that is mounted; unmounted when dropped.
+pub struct Mounted {
+    /// Never dropped by `fuser`: that would unmount whatever lies on the directory by then, be it another mount.
+    session: ManuallyDrop<BackgroundSession>,
+    directory: PathBuf,
+    device: Option<Device>,
+    log: Arc<dyn Log>,
+    is_gone: bool,
+}
+
+impl Mounted {
+    /// Takes charge of what was mounted on a directory just now.
+    pub(crate) fn new(session: BackgroundSession, directory: &Path, log: Arc<dyn Log>) -> Self {
+        let mount = mounts::on(directory).ok().flatten().filter(mounts::Mount::is_ours);
+        Self {
+            session: ManuallyDrop::new(session),
+            directory: directory.to_owned(),
+            device: mount.map(|mount| mount.device),
+            log,
+            is_gone: false,
+        }
+    }
+
+    /// Lets the kernel read farther ahead, which only root may. Answers how far it reads now, in KiB.
+    pub fn raise_read_ahead(&self) -> Option<u64> {
+        let path = format!("/sys/class/bdi/{}/read_ahead_kb", self.device?);
+        let read = || std::fs::read_to_string(&path).ok()?.trim().parse().ok();
+        if read()? < READ_AHEAD_KB {
+            let _ = std::fs::write(&path, READ_AHEAD_KB.to_string());
+        }
+        read()
+    }
+
+    /// Waits until somebody has unmounted it, or `stop` says so, which is asked many times a second: then unmounts it. What is
+    /// still open is served for ten seconds more.
+    pub fn wait(mut self, stop: &dyn Fn() -> Stop) -> Result<()> {
+        while !self.is_over() && stop() == Stop::No {
+            std::thread::sleep(TICK);
+        }
+        if self.is_over() {
+            self.leave_nothing();
+            return Ok(());
+        }
+        let is_busy = match self.take_away(false) {
+            Err(Error::Busy { .. }) => {
+                self.take_away(true)?;
+                true
+            }
+            other => {
+                other?;
+                // As another user it is always lazy.
+                false
+            }
+        };
+        if is_busy {
+            self.log.line(&format!("unmounted; what is open is served for {} s more", LINGER.as_secs()));
+        }
+        let end = Instant::now() + LINGER;
+        while !self.is_over() && Instant::now() < end && stop() != Stop::Now {
+            std::thread::sleep(TICK);
+        }
+        if !self.is_over() {
+            self.log.line("files were still open at the end: their readers get errors from now on");
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.guard.is_finished()
+    }
+
+    /// Unmounts it, if what lies there is still it.
+    fn take_away(&mut self, lazy: bool) -> Result<()> {
+        let there = mounts::on(&self.directory)?.map(|mount| mount.device);
+        let outcome = match there {
+            Some(there) if Some(there) == self.device || self.device.is_none() => unmount(&self.directory, lazy),
+            Some(_) => Err(Error::Io {
+                what: format!("can't unmount {}", self.directory.display()),
+                source: std::io::Error::other("something else is mounted over it"),
+            }),
+            None => Ok(()),
+        };
+        self.is_gone |= outcome.is_ok();
+        outcome
+    }
+
+    /// A connection that was cut leaves a mount behind that nobody answers.
+    fn leave_nothing(&mut self) {
+        if self.device.is_some() && mounts::on(&self.directory).ok().flatten().map(|mount| mount.device) == self.device
+        {
+            self.log.line("the kernel cut the connection; unmounting");
+            let _ = self.take_away(true);
+        }
+        self.is_gone = true;
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.is_gone {
+            let _ = self.take_away(true);
+        }
+    }
+}
