@@ -1,6 +1,7 @@
 //! The command line as clap sees it. The doc comments are the help; docs/cli.md shows them and a test compares. Never runs
 //! anything.
 
+mod mount;
 mod tensors;
 mod values;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use mount::{Mount, Umount};
 pub use tensors::{Diff, Log};
 use values::{age, bytes, key_value, metric, seconds};
 
@@ -78,6 +80,10 @@ pub enum Command {
     Import(Import),
     /// Store each checkpoint that appears in a directory
     Watch(Watch),
+    /// Show the checkpoints as files in a directory
+    Mount(Mount),
+    /// Take a mount away
+    Umount(Umount),
     /// Print a completion script for a shell
     Completions(Completions),
 }

@@ -1,7 +1,10 @@
 //! What the command says and how it exits when something went wrong: `Error:`, `Caused by:`, `Hint:`, and the exit codes of
 //! docs/cli.md. The only place where hints are written.
 
+mod mounting;
+
 use std::error::Error as _;
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use ckpt_store::{Error, Shortage, Thing};
@@ -15,8 +18,12 @@ pub enum Failure {
     Store(Error),
     /// The library's word on a checkpoint that is damaged, and what to take in its place.
     Damaged { error: Error, instead: Option<String> },
+    /// Why a store can't be mounted or unmounted.
+    Mount(ckpt_fuse::Error),
     /// A mistake in how the command was called.
     Usage { message: String, hint: Option<String> },
+    /// What another process of this command said at its end, and its exit code.
+    Told { text: String, code: u8 },
     /// Whoever reads stdout has gone away.
     BrokenPipe,
 }
@@ -30,6 +37,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<ckpt_fuse::Error> for Failure {
+    fn from(error: ckpt_fuse::Error) -> Self {
+        match error {
+            ckpt_fuse::Error::Store(error) => error.into(),
+            error => Self::Mount(error),
+        }
+    }
+}
+
 impl Failure {
     /// A mistake in how the command was called.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -38,41 +54,53 @@ impl Failure {
 
     /// Prints it to stderr and gives the exit code.
     pub fn report(&self) -> ExitCode {
+        let (text, code) = self.told();
+        eprint!("{text}");
+        ExitCode::from(code)
+    }
+
+    /// What is printed to stderr, and the exit code.
+    pub fn told(&self) -> (String, u8) {
         match self {
-            Self::BrokenPipe => ExitCode::SUCCESS,
-            Self::Usage { message, hint } => {
-                eprintln!("Error: {message}");
-                if let Some(hint) = hint {
-                    eprintln!("Hint: {hint}");
-                }
-                ExitCode::from(2)
+            Self::BrokenPipe => (String::new(), 0),
+            Self::Usage { message, hint } => (lines(message, None, &[], hint.iter().cloned()), 2),
+            Self::Store(error) => store(error, None),
+            Self::Damaged { error, instead } => store(error, instead.clone()),
+            Self::Mount(error) => {
+                let more = mounting::more(error);
+                (lines(&error.to_string(), error.source(), &more, mounting::hint(error)), mounting::code(error))
             }
-            Self::Store(error) => report(error, None),
-            Self::Damaged { error, instead } => report(error, instead.as_deref()),
+            Self::Told { text, code } => (text.clone(), *code),
         }
     }
 }
 
-fn report(error: &Error, instead: Option<&str>) -> ExitCode {
-    eprintln!("Error: {}", message(error));
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        eprintln!("Caused by: {source}");
-        cause = source.source();
-    }
+fn store(error: &Error, instead: Option<String>) -> (String, u8) {
+    let mut more = Vec::new();
     if let Error::Damaged(places) = error {
-        places.iter().skip(1).take(20).for_each(|place| eprintln!("  also {place}"));
+        more.extend(places.iter().skip(1).take(20).map(|place| format!("  also {place}")));
         if places.len() > 21 {
-            eprintln!("  and {} more", places.len() - 21);
+            more.push(format!("  and {} more", places.len() - 21));
         }
     }
-    if let Some(hint) = hint(error) {
-        eprintln!("Hint: {hint}");
+    (lines(&message(error), error.source(), &more, hint(error).into_iter().chain(instead)), code(error))
+}
+
+/// `Error:`, `Caused by:`, what more there is, `Hint:`.
+fn lines(
+    message: &str,
+    mut cause: Option<&(dyn std::error::Error + 'static)>,
+    more: &[String],
+    hints: impl IntoIterator<Item = String>,
+) -> String {
+    let mut text = format!("Error: {message}\n");
+    while let Some(source) = cause {
+        let _ = writeln!(text, "Caused by: {source}");
+        cause = source.source();
     }
-    if let Some(hint) = instead {
-        eprintln!("Hint: {hint}");
-    }
-    ExitCode::from(code(error))
+    more.iter().for_each(|line| text += &format!("{line}\n"));
+    hints.into_iter().for_each(|hint| text += &format!("Hint: {hint}\n"));
+    text
 }
 
 /// What mends damaged chunks.

@@ -1,7 +1,7 @@
 //! Progress bars on stderr when that is a terminal, and the flag that Ctrl-C sets. Never prints to stdout.
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use ckpt_store::{Notice, Progress, Stage};
@@ -9,17 +9,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{printable, size};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a second signal does not end the process.
+static OUTLIVES: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C and SIGTERM ask the work to stop; a second one ends the process at once, which is safe as well.
 pub fn watch_signals() {
     let handler = || {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 && !OUTLIVES.load(Ordering::SeqCst) {
             std::process::exit(130);
         }
     };
     // Without a handler the signal ends the process, and the store stays sound all the same.
     let _ = ctrlc::set_handler(handler);
+}
+
+/// Leaves it to the command what a second signal means: to end at once would leave something behind.
+pub fn outlive_signals() {
+    OUTLIVES.store(true, Ordering::SeqCst);
+}
+
+/// How many signals have asked to stop.
+pub fn signals() -> u32 {
+    SIGNALS.load(Ordering::Relaxed)
 }
 
 /// Progress for a person.
@@ -106,6 +119,6 @@ impl Progress for Bar {
     }
 
     fn interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::Relaxed)
+        signals() > 0
     }
 }

@@ -46,23 +46,14 @@ impl Mounted {
     /// Takes charge of what was mounted on a directory just now.
     pub(crate) fn new(session: BackgroundSession, directory: &Path, log: Arc<dyn Log>) -> Self {
         let mount = mounts::on(directory).ok().flatten().filter(mounts::Mount::is_ours);
-        Self {
-            session: ManuallyDrop::new(session),
-            directory: directory.to_owned(),
-            device: mount.map(|mount| mount.device),
-            log,
-            is_gone: false,
-        }
+        let device = mount.map(|mount| mount.device);
+        device.inspect(|device| raise_read_ahead(*device));
+        Self { session: ManuallyDrop::new(session), directory: directory.to_owned(), device, log, is_gone: false }
     }
 
-    /// Lets the kernel read farther ahead, which only root may. Answers how far it reads now, in KiB.
-    pub fn raise_read_ahead(&self) -> Option<u64> {
-        let path = format!("/sys/class/bdi/{}/read_ahead_kb", self.device?);
-        let read = || std::fs::read_to_string(&path).ok()?.trim().parse().ok();
-        if read()? < READ_AHEAD_KB {
-            let _ = std::fs::write(&path, READ_AHEAD_KB.to_string());
-        }
-        read()
+    /// How far the kernel reads ahead in its files, in KiB.
+    pub fn read_ahead_kb(&self) -> Option<u64> {
+        read_ahead_kb(self.device?)
     }
 
     /// Waits until somebody has unmounted it, or `stop` says so, which is asked many times a second: then unmounts it. What is
@@ -134,5 +125,21 @@ impl Drop for Mounted {
         if !self.is_gone {
             let _ = self.take_away(true);
         }
+    }
+}
+
+fn read_ahead_file(device: Device) -> String {
+    format!("/sys/class/bdi/{device}/read_ahead_kb")
+}
+
+/// How far the kernel reads ahead in the files of a file system, in KiB.
+pub fn read_ahead_kb(device: Device) -> Option<u64> {
+    std::fs::read_to_string(read_ahead_file(device)).ok()?.trim().parse().ok()
+}
+
+/// Lets it read farther, which only root may.
+fn raise_read_ahead(device: Device) {
+    if read_ahead_kb(device).is_some_and(|kb| kb < READ_AHEAD_KB) {
+        let _ = std::fs::write(read_ahead_file(device), READ_AHEAD_KB.to_string());
     }
 }

@@ -7,10 +7,12 @@ mod get;
 mod import;
 mod list;
 mod log;
+mod mount;
 mod policy;
 mod put;
 mod repair;
 mod show;
+mod umount;
 mod verify;
 mod watch;
 
@@ -68,6 +70,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Repair(args) => return repair::run(&context, &args),
         Command::Import(args) => return import::run(&context, args),
         Command::Watch(args) => return watch::run(&context, args),
+        Command::Mount(args) => return mount::run(&context, args),
+        Command::Umount(args) => umount::run(&context, &args)?,
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);

@@ -1,0 +1,87 @@
+//! The log of a mount: each line with its time and the mount point. Bounded: a file that has grown too long becomes `….1`, in
+//! place of the one before. Never fails: what can't be written is lost.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::output::printable;
+
+/// Bytes from which on a log starts anew.
+const BYTES_MAX: u64 = 4 << 20;
+
+/// The longest line.
+const LINE_CHARS_MAX: usize = 4096;
+
+/// Where a mount writes what happens.
+pub struct Log {
+    mount: String,
+    path: Option<PathBuf>,
+    file: Mutex<Option<File>>,
+    /// Whether stderr goes to the same file.
+    has_stderr: bool,
+}
+
+/// Opens a file to be appended to, and makes its directory.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    if let Some(above) = path.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    // Names of runs and files stand in it.
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Where the log of a mount in the background goes when nobody says.
+pub fn default_path() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    state.map(|state| state.join("ckpt/mount.log"))
+}
+
+impl Log {
+    /// To a file, or to stderr; `has_stderr` when stderr goes to that file already.
+    pub fn new(mount: &Path, path: Option<PathBuf>, has_stderr: bool) -> std::io::Result<Self> {
+        let file = Mutex::new(path.as_deref().map(open).transpose()?);
+        Ok(Self { mount: printable(&mount.to_string_lossy()), path, file, has_stderr })
+    }
+
+    /// Starts the file anew when it is too long. Several mounts may write to one: another one may have done so before.
+    fn renew(&self, file: &mut File, path: &Path) {
+        if file.metadata().is_ok_and(|about| about.len() < BYTES_MAX) {
+            return;
+        }
+        // While one renames, the others wait; then they find that the name means another file.
+        let locked = file.lock().is_ok();
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        if locked && file.metadata().ok().zip(std::fs::metadata(path).ok()).is_some_and(|(a, b)| same(a, b)) {
+            let mut old = path.as_os_str().to_owned();
+            old.push(".1");
+            let _ = std::fs::rename(path, old);
+        }
+        if let Ok(new) = open(path) {
+            // What is said when this process panics goes to the same place.
+            if self.has_stderr {
+                let _ = rustix::stdio::dup2_stderr(&new);
+            }
+            *file = new;
+        }
+    }
+}
+
+impl ckpt_fuse::Log for Log {
+    fn line(&self, text: &str) {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let text: String = printable(text).chars().take(LINE_CHARS_MAX).collect();
+        let line = format!("{now} {}: {text}\n", self.mount);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *file, &self.path) {
+            (Some(file), Some(path)) => {
+                self.renew(file, path);
+                let _ = file.write_all(line.as_bytes());
+            }
+            _ => eprint!("{line}"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The process that serves a mount: mounts, has somebody look at it, says that it is ready, waits for its end.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ckpt_fuse::{Look, Materialize, Mounted, Options, Stop};
+
+use super::super::Context;
+use super::log::Log;
+use super::ready::{Ready, Told};
+use super::{look, place};
+use crate::args::Mount;
+use crate::failure::Failure;
+use crate::output::{print, printable};
+use crate::progress::{outlive_signals, signals};
+
+/// Stays until the mount is gone.
+pub fn in_foreground(context: &Context, args: &Mount, dir: &Path) -> Result<ExitCode, Failure> {
+    outlive_signals();
+    let (mounted, ready) = mount(context, args, dir)?;
+    ready.answer(context.json)?;
+    tell_systemd();
+    mounted.wait(&stop)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Is the process that `start` has started: tells it how mounting went, then nobody any more.
+pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
+    outlive_signals();
+    // It outlives the terminal that it was started from, and its directory.
+    let _ = rustix::process::setsid();
+    let outcome = std::env::set_current_dir("/")
+        .map_err(|error| ckpt_store::Error::io("enter", Path::new("/"), error).into())
+        .and_then(|()| mount(context, args, dir));
+    let (told, mounted) = match outcome {
+        Ok((mounted, ready)) => (Told::Ready(ready), Some(mounted)),
+        Err(failure) => {
+            let (text, code) = failure.told();
+            (Told::Failed { text, code }, None)
+        }
+    };
+    let told = serde_json::to_string(&told).unwrap_or_default();
+    let is_told = print(&told).is_ok();
+    // Whoever reads to the end of what the command prints is not to wait for the end of the mount.
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
+    match mounted {
+        // Nobody would know of a mount that nobody was told of: dropping it unmounts.
+        Some(mounted) if is_told => match mounted.wait(&stop) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => Failure::from(error).report(),
+        },
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The first signal asks for the end, the second for one at once.
+fn stop() -> Stop {
+    match signals() {
+        0 => Stop::No,
+        1 => Stop::Soon,
+        _ => Stop::Now,
+    }
+}
+
+fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready), Failure> {
+    let directory = place(dir)?;
+    let mut notes = Vec::new();
+    clear_stale(&directory, &mut notes)?;
+    let store = Arc::new(ckpt_store::Store::open(&ckpt_fuse::real(&context.locate()?))?);
+    let mut warm = Vec::new();
+    for reference in &args.warm {
+        let settled = store.settle(reference, &context.bar())?;
+        warm.push(store.resolve(&settled)?.id);
+    }
+    let log_file = args.log.as_deref().map(ckpt_fuse::real);
+    let materialize = args.materialize.as_deref().map(ckpt_fuse::real);
+    let others = [("the log", log_file.as_deref()), ("what is laid down whole in", materialize.as_deref())];
+    let others: Vec<(&str, &Path)> = others.iter().filter_map(|(what, path)| Some((*what, (*path)?))).collect();
+    ckpt_fuse::check(&directory, store.root(), &others, args.nonempty)?;
+    // Of two that mount on one place at the same time the second is to see what the first has mounted.
+    let turn = File::open(&directory).and_then(|turn| turn.lock().map(|()| turn));
+    if ckpt_fuse::mount_on(&directory)?.is_some_and(|mount| mount.is_ours()) {
+        return Err(ckpt_fuse::Error::Mounted { directory }.into());
+    }
+    let options = Options {
+        runs: args.run.clone(),
+        allow_other: args.allow_other,
+        cache_bytes: usize::try_from(args.cache_size).unwrap_or(usize::MAX),
+        materialize: materialize.map(|directory| Materialize { directory, bytes_max: args.materialize_limit }),
+        log_file: log_file.clone(),
+    };
+    let log = Log::new(&directory, log_file.clone(), args.server)
+        .map_err(|error| ckpt_store::Error::io("write", &log_file.unwrap_or_default(), error))?;
+    let log = Arc::new(log);
+    let mounted =
+        ckpt_fuse::mount(Arc::clone(&store), &directory, &options, Arc::clone(&log) as Arc<dyn ckpt_fuse::Log>)?;
+    drop(turn);
+    let ids: Vec<String> = warm.iter().map(ToString::to_string).collect();
+    // An error drops the mount, and so unmounts it.
+    match look::within(&directory, &ids, look::PATIENCE)? {
+        Look::Alive(_) => {}
+        Look::Failed(reason) => {
+            let what = format!("{} is mounted but can't be read", directory.display());
+            return Err(ckpt_fuse::Error::Io { what, source: std::io::Error::other(reason) }.into());
+        }
+        _ => return Err(ckpt_fuse::Error::Silent { directory }.into()),
+    }
+    let ready = Ready {
+        store: store.root().display().to_string(),
+        directory: directory.display().to_string(),
+        pid: std::process::id(),
+        read_ahead_kb: mounted.read_ahead_kb(),
+        log: options.log_file.map(|path| path.display().to_string()),
+        notes,
+    };
+    Ok((mounted, ready))
+}
+
+/// Takes away what a killed server left on a directory.
+fn clear_stale(directory: &Path, notes: &mut Vec<String>) -> Result<(), Failure> {
+    while ckpt_fuse::mount_on(directory)?.is_some_and(|mount| mount.is_ours()) {
+        match look::within(directory, &[], look::PATIENCE)? {
+            Look::Stale => ckpt_fuse::unmount(directory, true)?,
+            Look::Silent => return Err(ckpt_fuse::Error::Silent { directory: directory.to_owned() }.into()),
+            _ => return Err(ckpt_fuse::Error::Mounted { directory: directory.to_owned() }.into()),
+        }
+        let directory = printable(&directory.to_string_lossy());
+        notes.push(format!("the process that served {directory} was killed; the mount that it left was taken away"));
+    }
+    Ok(())
+}
+
+/// Tells systemd that the mount works, where it asks for that.
+fn tell_systemd() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(PathBuf::from(name)),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(b"READY=1", &address);
+    }
+}
