@@ -180,6 +180,13 @@ pub const LARGE_READ_BYTES: u64 = 4 << 20;
 /// a large read, which nobody should have to wait for to its end.
 pub const ANNOUNCED_CHUNKS_MAX: usize = 64;
 
+/// Chunks that the answer to a read may hold whole; of further ones little parts are copied. A read of 1 MiB meets more only
+/// where tensors are small.
+pub const HELD_SLICES_MAX: usize = 64;
+
+/// Runs of bytes that are put in rows at a time: their places take 4 MiB, and as many elements of 4 bytes are one MiB.
+pub const GATHERED_RUNS_MAX: u64 = 256 << 10;
+
 /// Packs that a checkpoint leaves open between two reads. One that gc has deleted keeps its room, 128 MiB, as long as it is open.
 pub const IDLE_PACKS_MAX: usize = 8;
 

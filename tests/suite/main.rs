@@ -19,5 +19,6 @@ mod repack;
 mod tensors;
 mod tidy;
 mod torch;
+mod views;
 mod watch;
 mod writers;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::State;
 use crate::error::{Error, Result, Thing};
 use crate::format::catalog::Entry;
+use crate::id::CheckpointId;
 use crate::limits::NAME_BYTES_MAX;
 
 /// The shortest beginning of an id that names a checkpoint. The first ten characters of an id are its time.
@@ -86,9 +87,14 @@ pub fn newest<'a>(state: &'a State, run: &str) -> Option<&'a Entry> {
 
 /// How messages and people name an entry.
 pub fn name_of(entry: &Entry) -> String {
-    match entry.step {
-        Some(step) => format!("{}@{step}", entry.run),
-        None => entry.id.to_string(),
+    name_by(&entry.run, entry.step, entry.id)
+}
+
+/// [`name_of`] for one whose entry is not at hand.
+pub fn name_by(run: &str, step: Option<u64>, id: CheckpointId) -> String {
+    match step {
+        Some(step) => format!("{run}@{step}"),
+        None => id.to_string(),
     }
 }
 

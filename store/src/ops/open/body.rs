@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::format::manifest::{Content, Manifest};
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::ops::stream::Span;
+use crate::ops::tensors::layout::Layout;
 
 /// A file as a row of parts.
 #[derive(Debug, Clone)]
@@ -24,13 +25,16 @@ pub enum Part {
     Bytes(Arc<Vec<u8>>),
     /// A range of a file of the checkpoint.
     Span(Span),
+    /// The elements of a tensor row by row, which lie in its file in another order.
+    Rows(Arc<Layout>),
 }
 
 impl Part {
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Span(span) => span.len,
+            Self::Rows(layout) => layout.bytes(),
         }
     }
 }

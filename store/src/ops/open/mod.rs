@@ -7,7 +7,10 @@ mod cache;
 mod fill;
 mod places;
 mod read_cache;
+mod rows;
 mod slices;
+mod stored;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +25,7 @@ pub use self::slices::Slice;
 use crate::catalog::read_head;
 use crate::error::{Error, Result};
 use crate::format::catalog::Entry;
-use crate::format::manifest::{Content, File};
+use crate::format::manifest::{Content, File, Manifest};
 use crate::format::tensors::{FileMap, Piece};
 use crate::id::ChunkId;
 use crate::index::Place;
@@ -55,7 +58,7 @@ pub struct OpenCheckpoint {
     decoded_bytes: AtomicU64,
 }
 
-/// A tensor of an open checkpoint.
+/// A tensor of a checkpoint, which need not be open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTensor {
     /// What commands call it: its name; with its file's path before it, as `path:name`, when tensors of several files have
@@ -78,6 +81,21 @@ pub struct OpenTensor {
 }
 
 impl OpenTensor {
+    /// All tensors of a checkpoint, file by file, in each by where they begin. The order is always the same.
+    pub fn all(manifest: &Manifest) -> Vec<Self> {
+        let tensors = named(manifest).into_iter().map(|named| Self {
+            name: named.name,
+            bare_name: named.tensor.name.to_owned(),
+            file: named.file,
+            dtype: named.tensor.dtype.map(str::to_owned),
+            shape: named.tensor.shape.map(<[u64]>::to_vec),
+            strides: named.tensor.strides.map(<[u64]>::to_vec),
+            offset: named.tensor.offset,
+            len: named.tensor.len,
+        });
+        tensors.collect()
+    }
+
     /// The range of its file that holds its elements.
     pub fn span(&self) -> Span {
         Span { file: self.file, offset: self.offset, len: self.len }
@@ -118,19 +136,9 @@ impl OpenCheckpoint {
         &self.opened.manifest.files
     }
 
-    /// Its tensors, file by file, in each by where they begin.
+    /// Its tensors, as [`OpenTensor::all`] has them.
     pub fn tensors(&self) -> Vec<OpenTensor> {
-        let tensors = named(&self.opened.manifest).into_iter().map(|named| OpenTensor {
-            name: named.name,
-            bare_name: named.tensor.name.to_owned(),
-            file: named.file,
-            dtype: named.tensor.dtype.map(str::to_owned),
-            shape: named.tensor.shape.map(<[u64]>::to_vec),
-            strides: named.tensor.strides.map(<[u64]>::to_vec),
-            offset: named.tensor.offset,
-            len: named.tensor.len,
-        });
-        tensors.collect()
+        OpenTensor::all(&self.opened.manifest)
     }
 
     /// Raw bytes of the chunks that were decoded so far, by all who read.

@@ -1,5 +1,5 @@
-//! Reads by way of the cache, a chunk at a time and by the thread that asks: for a server that has threads of its own. Never
-//! copies what lies in a chunk.
+//! Reads by way of the cache, a chunk at a time and by the thread that asks: for a server that has threads of its own. Copies
+//! what lies in a chunk only where many chunks would be held for little; never holds more than a few times what was asked for.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use super::body::{Body, Part};
 use super::read_cache::{Announcement, Answer};
 use crate::error::{Error, Result};
 use crate::format::tensors::Piece;
+use crate::limits::HELD_SLICES_MAX;
 use crate::ops::reading::{ChunkReader, Unreadable};
 use crate::ops::stream::Span;
 use crate::progress::Progress;
@@ -21,8 +22,17 @@ pub struct Slice {
 }
 
 impl Slice {
-    fn of(bytes: Arc<Vec<u8>>, at: usize, len: usize) -> Self {
+    pub(super) fn of(bytes: Arc<Vec<u8>>, at: usize, len: usize) -> Self {
         Self { bytes, range: at..at + len }
+    }
+
+    /// The same bytes without the rest of their chunk, if that is a good deal more.
+    fn alone(self) -> Self {
+        if self.len() > self.bytes.len() / 4 {
+            return self;
+        }
+        let len = self.len();
+        Self::of(Arc::new(self.to_vec()), 0, len)
     }
 }
 
@@ -49,6 +59,7 @@ impl OpenCheckpoint {
                     let span = Span { offset: span.offset + at, len, ..*span };
                     self.slices_of(span, progress, &mut slices)?;
                 }
+                Part::Rows(layout) => self.slices_of_rows(layout, (at, len), progress, &mut slices)?,
             }
         }
         Ok(slices)
@@ -61,7 +72,14 @@ impl OpenCheckpoint {
     /// [`Error::Interrupted`], and what keeps the store from being read.
     pub fn bring(&self, body: &Body, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
         for (part, at, len) in body.parts(offset, len) {
-            let Part::Span(span) = part else { continue };
+            let span = match part {
+                Part::Bytes(_) => continue,
+                Part::Rows(layout) => {
+                    self.bring_rows(layout, (at, len), progress)?;
+                    continue;
+                }
+                Part::Span(span) => span,
+            };
             for piece in self.map(span.file).pieces(span.offset + at, len) {
                 if progress.interrupted() {
                     return Err(Error::Interrupted);
@@ -90,14 +108,16 @@ impl OpenCheckpoint {
                     (Arc::new(inline.to_vec()), 0, len)
                 }
             };
-            slices.push(Slice::of(bytes, at as usize, len as usize));
+            let slice = Slice::of(bytes, at as usize, len as usize);
+            // A manifest may name one byte of each of a million chunks.
+            slices.push(if slices.len() < HELD_SLICES_MAX { slice } else { slice.alone() });
             file_at += u64::from(len);
         }
         Ok(())
     }
 
     /// A chunk of the table, which has the byte `named` of a file.
-    fn chunk(&self, chunk: u32, named: (u32, u64), progress: &dyn Progress) -> Result<Arc<Vec<u8>>> {
+    pub(super) fn chunk(&self, chunk: u32, named: (u32, u64), progress: &dyn Progress) -> Result<Arc<Vec<u8>>> {
         let id = self.id(chunk);
         loop {
             match self.cache.ask(id, true) {

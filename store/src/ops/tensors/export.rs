@@ -1,7 +1,6 @@
-//! Tensors of a checkpoint as one safetensors file. Never writes a type that safetensors doesn't have, and never two names for
-//! one tensor: its readers refuse that, so further names go to the metadata as `safetensors.torch.save_model` has it.
+//! Writes tensors of a checkpoint as one safetensors file. Never leaves a file that looks whole and is not, and never holds more
+//! than one tensor.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,9 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use globset::GlobSet;
-use serde::ser::{SerializeMap, Serializer};
-
+use super::plan::{Plan, plan};
 use super::{Named, find, named, rows};
 use crate::catalog::refs;
 use crate::error::{Error, Result, Thing};
@@ -21,8 +18,8 @@ use crate::ops::opened::{Opened, Pinned};
 use crate::ops::place::{exists, parent_of, put_in_place, temporary_beside};
 use crate::ops::stream::Reader;
 use crate::progress::{Progress, Stage};
-use crate::split::Dtype;
 use crate::store::Store;
+use globset::GlobSet;
 
 /// Which tensors to give, and where to.
 #[derive(Debug, Clone, Default)]
@@ -54,14 +51,6 @@ pub struct ExportReport {
     pub seconds: f64,
 }
 
-/// A file to be written: its header, and the tensors in the order of their bytes.
-struct Plan<'a> {
-    header: Vec<u8>,
-    tensors: Vec<Named<'a>>,
-    tied: u64,
-    bytes: u64,
-}
-
 /// Writes the tensors to a file. A destination that is a directory gets it as `model.safetensors`.
 pub fn export(
     store: &Store,
@@ -71,7 +60,7 @@ pub fn export(
 ) -> Result<ExportReport> {
     let started = Instant::now();
     let (opened, pinned) = Opened::by_ref(store, "get", &request.reference, progress)?;
-    let plan = plan(&opened, request)?;
+    let plan = plan(&refs::name_of(&opened.entry), choose(&opened, request)?)?;
     let target = if destination.is_dir() { destination.join("model.safetensors") } else { destination.to_owned() };
     if !request.force && fs::symlink_metadata(&target).is_ok() {
         return Err(exists(&target));
@@ -98,7 +87,7 @@ pub fn export_stream(
 ) -> Result<ExportReport> {
     let started = Instant::now();
     let (opened, pinned) = Opened::by_ref(store, "get", &request.reference, progress)?;
-    let plan = plan(&opened, request)?;
+    let plan = plan(&refs::name_of(&opened.entry), choose(&opened, request)?)?;
     write(store, &opened, &pinned, &plan, Path::new("the stream"), to, progress)?;
     Ok(report(&plan, &opened, None, started))
 }
@@ -182,89 +171,4 @@ fn choose<'a>(opened: &'a Opened, request: &ExportRequest) -> Result<Vec<Named<'
         });
     }
     Ok(chosen)
-}
-
-fn plan<'a>(opened: &'a Opened, request: &ExportRequest) -> Result<Plan<'a>> {
-    let mut chosen = choose(opened, request)?;
-    // The names alone decide which of several stays, as in save_model.
-    chosen.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut metadata =
-        BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("ckpt".to_owned(), refs::name_of(&opened.entry))]);
-    let mut kept_at: HashMap<_, String> = HashMap::new();
-    let mut tensors = Vec::with_capacity(chosen.len());
-    let mut tied = 0;
-    for named in chosen {
-        let tensor = named.tensor;
-        let place = (named.file, tensor.offset, tensor.len, tensor.dtype, tensor.shape, tensor.strides);
-        match kept_at.get(&place).filter(|_| tensor.len > 0) {
-            Some(kept) => {
-                tied += 1;
-                metadata.entry(named.name).or_insert_with(|| kept.clone());
-            }
-            None => {
-                kept_at.insert(place, named.name.clone());
-                tensors.push((safetensors_type(&named)?, named));
-            }
-        }
-    }
-    // Wider elements first, so that all of them are aligned.
-    tensors.sort_by(|(a, left), (b, right)| b.bits().cmp(&a.bits()).then_with(|| left.name.cmp(&right.name)));
-    let mut infos = Vec::with_capacity(tensors.len());
-    let mut end = 0_u64;
-    for (dtype, named) in &tensors {
-        let shape = named.tensor.shape.unwrap_or_default();
-        let elements = shape.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim));
-        let len = elements.and_then(|elements| dtype.bytes_of(elements)).ok_or_else(|| too_large(opened))?;
-        if named.is_row_major() && len != named.tensor.len {
-            let reason = format!("has {} bytes, which is not what its type and shape say", named.tensor.len);
-            return Err(Error::UnsuitedTensor { name: named.name.clone(), reason });
-        }
-        let begin = end;
-        end = end.checked_add(len).ok_or_else(|| too_large(opened))?;
-        infos.push((&*named.name, Info { dtype: dtype.name(), shape, data_offsets: [begin, end] }));
-    }
-    let header = header(&metadata, &infos)?;
-    let bytes = end + header.len() as u64;
-    Ok(Plan { header, tied, bytes, tensors: tensors.into_iter().map(|(_, named)| named).collect() })
-}
-
-fn too_large(opened: &Opened) -> Error {
-    Error::Invalid(format!("{} holds more than one file can", refs::name_of(&opened.entry)))
-}
-
-/// The type of a tensor, if safetensors has it.
-fn safetensors_type(named: &Named<'_>) -> Result<Dtype> {
-    let dtype = named.tensor.dtype.and_then(Dtype::parse).filter(|_| named.tensor.shape.is_some());
-    dtype.filter(|dtype| !matches!(dtype, Dtype::C32 | Dtype::C128)).ok_or_else(|| {
-        let reason = match named.tensor.dtype {
-            Some(_) if named.tensor.shape.is_none() => "has a shape that its file doesn't tell".into(),
-            Some(dtype) => format!("has the type {dtype}, which safetensors doesn't have"),
-            None => "has a type that its file doesn't tell".into(),
-        };
-        Error::UnsuitedTensor { name: named.name.clone(), reason }
-    })
-}
-
-#[derive(serde::Serialize)]
-struct Info<'a> {
-    dtype: &'static str,
-    shape: &'a [u64],
-    data_offsets: [u64; 2],
-}
-
-/// The length, the JSON and the spaces up to a multiple of 8 that the file begins with.
-fn header(metadata: &BTreeMap<String, String>, infos: &[(&str, Info<'_>)]) -> Result<Vec<u8>> {
-    let mut json = serde_json::Serializer::new(vec![0; 8]);
-    let write = |json: &mut serde_json::Serializer<Vec<u8>>| {
-        let mut map = json.serialize_map(Some(infos.len() + 1))?;
-        map.serialize_entry("__metadata__", metadata)?;
-        infos.iter().try_for_each(|(name, info)| map.serialize_entry(name, info))?;
-        map.end()
-    };
-    write(&mut json).map_err(|error| Error::Internal(error.to_string()))?;
-    let mut bytes = json.into_inner();
-    bytes.resize(bytes.len().next_multiple_of(8), b' ');
-    let len = bytes.len() as u64 - 8;
-    bytes[..8].copy_from_slice(&len.to_le_bytes());
-    Ok(bytes)
 }

@@ -7,8 +7,10 @@ pub mod elements;
 pub mod export;
 pub mod files;
 pub mod find;
+pub mod layout;
 pub mod list;
 pub mod log;
+pub mod plan;
 pub mod rows;
 pub mod stats;
 
