@@ -5,6 +5,7 @@ pub mod faults;
 pub mod gate;
 pub mod image;
 pub mod lab;
+pub mod mount;
 pub mod mounts;
 pub mod python;
 pub mod run;

@@ -1,0 +1,345 @@
+//! Mounts a store by the real command, in a process of its own. Never leaves a mount or a server behind, also after a panic,
+//! and never lets a test wait for ever: what hangs is broken up by a watchdog, and the test fails.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::chown;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::run::{Ran, binary, ckpt, command};
+
+/// How long a mount may take to be there, and a server to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a mount may be used, if nothing else is said.
+const LIMIT: Duration = Duration::from_secs(120);
+/// A user who is nobody, for tests of what one without rights can do.
+pub const NOBODY: u32 = 65534;
+
+/// Whether this machine lets this user mount by FUSE at all. Says so when it doesn't: then a test of a mount has nothing to do.
+pub fn mountable() -> bool {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    if let Err(error) = &device {
+        eprintln!("skipped: /dev/fuse can't be opened here: {error}");
+    }
+    device.is_ok()
+}
+
+/// Whether the tests run as root, who needs no helper to mount.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether a program is there to be run.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    if !has {
+        eprintln!("skipped: {name} is not installed");
+    }
+    has
+}
+
+/// How a store is to be mounted.
+pub struct Mounting {
+    store: PathBuf,
+    at: PathBuf,
+    args: Vec<OsString>,
+    user: Option<u32>,
+    limit: Duration,
+    wrapper: Vec<OsString>,
+}
+
+impl Mounting {
+    /// The store in `store` at the directory `at`, which is made when it is missing.
+    pub fn new(store: &Path, at: &Path) -> Self {
+        let (store, at) = (store.to_owned(), at.to_owned());
+        Self { store, at, args: Vec::new(), user: None, limit: LIMIT, wrapper: Vec::new() }
+    }
+
+    /// With these arguments more.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// By another user. The store must be one that they may use.
+    #[must_use]
+    pub fn user(mut self, uid: u32) -> Self {
+        self.user = Some(uid);
+        self
+    }
+
+    /// For at most this long: then the watchdog breaks it up.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// By way of a program that runs the command which follows its arguments.
+    #[must_use]
+    pub fn under<A: AsRef<OsStr>>(mut self, program: impl IntoIterator<Item = A>) -> Self {
+        self.wrapper = program.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut serve = command();
+        if let Some((program, args)) = self.wrapper.split_first() {
+            let mut wrapped = Command::new(program);
+            wrapped.args(args).arg(binary()).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+            serve = wrapped;
+        }
+        serve.arg("--store").arg(&self.store).arg("mount").arg(&self.at).arg("--foreground").args(&self.args);
+        if let Some(uid) = self.user {
+            serve.uid(uid).gid(uid);
+        }
+        // SAFETY: one call to the kernel, which touches no memory of this process. It ends the server when the thread that
+        // started it is no more, however that came.
+        unsafe { serve.pre_exec(|| Ok(drop(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM)))) };
+        serve
+    }
+
+    /// Mounts it, and waits until it is there. The server ends when the thread that called this does.
+    ///
+    /// # Panics
+    /// When it does not within 20 seconds.
+    #[track_caller]
+    pub fn start(self) -> Mount {
+        fs::create_dir_all(&self.at).expect("a directory to mount on can be made");
+        let at = fs::canonicalize(&self.at).expect("it is there");
+        if let Some(uid) = self.user {
+            chown(&at, Some(uid), Some(uid)).expect("a directory can be given away");
+        }
+        let log = PathBuf::from(OsString::from_vec([at.as_os_str().as_bytes(), b".log"].concat()));
+        let out = File::create(&log).expect("a log can be written");
+        let mut serve = self.command();
+        serve.stdin(Stdio::null()).stdout(out.try_clone().expect("a descriptor can be copied")).stderr(out);
+        let server = serve.spawn().expect("the command starts");
+        let (told, watched) = channel();
+        let mut mount = Mount { store: self.store, at, log, server, stays: false, watchdog: None };
+        let started = Instant::now();
+        let minor = loop {
+            if let Some(minor) = minor_of(&mount.at) {
+                break minor;
+            }
+            let ended = mount.server.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "mount ended with {ended:?}: {}", mount.log());
+            assert!(started.elapsed() <= PATIENCE, "nothing was mounted: {}", mount.log());
+            thread::sleep(Duration::from_millis(5));
+        };
+        let (at, limit) = (mount.at.clone(), self.limit);
+        let (hung, server) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(mount.server.id())));
+        let (is_hung, its_id) = (Arc::clone(&hung), Arc::clone(&server));
+        let watch = move || {
+            if watched.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                is_hung.store(true, Ordering::SeqCst);
+                eprintln!("{} is used for more than {limit:?}: it is broken up", at.display());
+                break_up(&at, minor, its_id.load(Ordering::SeqCst));
+            }
+        };
+        mount.watchdog = Some(Watchdog { told, hung, server, thread: thread::spawn(watch) });
+        mount
+    }
+}
+
+/// A mounted store. Dropping it ends the server, which must unmount and end well.
+pub struct Mount {
+    store: PathBuf,
+    at: PathBuf,
+    log: PathBuf,
+    server: Child,
+    /// Whether the server is no more, or is not to be judged.
+    stays: bool,
+    watchdog: Option<Watchdog>,
+}
+
+struct Watchdog {
+    told: Sender<()>,
+    hung: Arc<AtomicBool>,
+    /// The process to kill; 0 once nobody is to be.
+    server: Arc<AtomicU32>,
+    thread: JoinHandle<()>,
+}
+
+impl Mount {
+    /// Mounts the store in `store` at `at`.
+    #[track_caller]
+    pub fn new(store: &Path, at: &Path) -> Self {
+        Mounting::new(store, at).start()
+    }
+
+    /// Where it is mounted.
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// A path in it.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.at.join(relative)
+    }
+
+    /// The process that answers.
+    pub fn server(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// What the server has said so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// What `/proc/<server>/status` has under this name, which is a number of kB or of things.
+    pub fn status(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server())).expect("the server lives");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no {name} in {status}"))
+    }
+
+    /// Descriptors that the server has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.server())).expect("the server lives").count()
+    }
+
+    /// Ends the server as the kernel ends one that takes all memory: it can't unmount.
+    pub fn kill(&mut self) {
+        self.spare();
+        self.server.kill().expect("a child can be killed");
+        self.server.wait().expect("a child can be waited for");
+        self.stays = true;
+    }
+
+    /// `ckpt umount`, after which the server must end well.
+    ///
+    /// # Panics
+    /// When it doesn't.
+    #[track_caller]
+    pub fn umount(mut self) -> Ran {
+        let ran = ckpt(&self.store, [OsStr::new("umount"), self.at.as_os_str()]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        self.spare();
+        let ended = self.wait(PATIENCE).unwrap_or_else(|| panic!("the server goes on: {}", self.log()));
+        assert!(ended.success(), "{ended}: {}", self.log());
+        assert!(minor_of(&self.at).is_none(), "it is still mounted");
+        self.stays = true;
+        ran
+    }
+
+    /// Tells the watchdog that the server's number may soon be another's.
+    fn spare(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.server.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits for the server to end, but not for ever.
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            let ended = self.server.try_wait().expect("a child can be waited for");
+            if ended.is_some() || started.elapsed() > patience {
+                return ended;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let mut wrong = None;
+        self.spare();
+        if !self.stays {
+            // SAFETY: a signal to a child that was not waited for yet, so that nobody else has its number.
+            unsafe { libc::kill(self.server.id().cast_signed(), libc::SIGTERM) };
+            match self.wait(PATIENCE) {
+                Some(ended) if ended.success() => {}
+                // A watchdog killed it.
+                Some(ended) if ended.signal() == Some(libc::SIGKILL) => {}
+                Some(ended) => wrong = Some(format!("the server ended with {ended}")),
+                None => wrong = Some("the server does not end on SIGTERM".to_owned()),
+            }
+        }
+        if let Some(Watchdog { told, hung, thread, .. }) = self.watchdog.take() {
+            drop(told);
+            let _ = thread.join();
+            if hung.load(Ordering::SeqCst) {
+                wrong = Some("it hung".to_owned());
+            }
+        }
+        if let Some(minor) = minor_of(&self.at) {
+            if !self.stays && wrong.is_none() {
+                wrong = Some("the server left its mount".to_owned());
+            }
+            if self.server.try_wait().is_ok_and(|ended| ended.is_some()) {
+                detach(&self.at);
+            } else {
+                break_up(&self.at, minor, self.server.id());
+            }
+        } else {
+            let _ = self.server.kill();
+        }
+        let _ = self.server.wait();
+        if thread::panicking() {
+            eprintln!("the server said: {}", self.log());
+        } else if let Some(wrong) = wrong {
+            panic!("{wrong}: {}", self.log());
+        }
+    }
+}
+
+/// Wakes everybody who waits for a mount, with an error, and takes it away.
+fn break_up(at: &Path, minor: u32, server: u32) {
+    let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    detach(at);
+    if server != 0 {
+        // SAFETY: a signal to a child that was not waited for yet, so that nobody else has its number.
+        unsafe { libc::kill(server.cast_signed(), libc::SIGKILL) };
+    }
+}
+
+/// Takes a mount out of the tree, whoever still uses it.
+pub fn detach(at: &Path) {
+    if unmount(at, UnmountFlags::DETACH).is_err() {
+        let _ = Command::new("fusermount3").arg("-uz").arg(at).stderr(Stdio::null()).status();
+    }
+}
+
+/// The number of the FUSE file system that is mounted at `at`, which its connection goes by. Asks the kernel, and never the
+/// file system.
+pub fn minor_of(at: &Path) -> Option<u32> {
+    let mounts = fs::read("/proc/thread-self/mountinfo").expect("it tells of mounts");
+    let fields = |line: &[u8]| -> Option<(u32, PathBuf, bool)> {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let minor = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?.1.parse().ok()?;
+        let is_fuse = fields.iter().any(|field| *field == b"fuse" || field.starts_with(b"fuse."));
+        Some((minor, PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?))), is_fuse))
+    };
+    let found = mounts.split(|byte| *byte == b'\n').filter_map(fields).rfind(|(_, path, _)| path == at);
+    found.filter(|(.., is_fuse)| *is_fuse).map(|(minor, ..)| minor)
+}
+
+/// A path as mountinfo writes it: blanks and the like as a backslash and three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, others @ ..] = rest {
+        let octal = others.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        path.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &others[3..] } else { others };
+    }
+    path
+}
