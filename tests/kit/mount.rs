@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::run::{Ran, binary, ckpt, command};
+use crate::run::{Ran, binary, ckpt};
 
 /// How long a mount may take to be there, and a server to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,6 +56,7 @@ pub struct Mounting {
     args: Vec<OsString>,
     user: Option<u32>,
     limit: Duration,
+    program: PathBuf,
     wrapper: Vec<OsString>,
 }
 
@@ -63,7 +64,7 @@ impl Mounting {
     /// The store in `store` at the directory `at`, which is made when it is missing.
     pub fn new(store: &Path, at: &Path) -> Self {
         let (store, at) = (store.to_owned(), at.to_owned());
-        Self { store, at, args: Vec::new(), user: None, limit: LIMIT, wrapper: Vec::new() }
+        Self { store, at, args: Vec::new(), user: None, limit: LIMIT, program: binary(), wrapper: Vec::new() }
     }
 
     /// With these arguments more.
@@ -87,6 +88,13 @@ impl Mounting {
         self
     }
 
+    /// By another copy of the command.
+    #[must_use]
+    pub fn by(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
     /// By way of a program that runs the command which follows its arguments.
     #[must_use]
     pub fn under<A: AsRef<OsStr>>(mut self, program: impl IntoIterator<Item = A>) -> Self {
@@ -95,19 +103,21 @@ impl Mounting {
     }
 
     fn command(&self) -> Command {
-        let mut serve = command();
-        if let Some((program, args)) = self.wrapper.split_first() {
-            let mut wrapped = Command::new(program);
-            wrapped.args(args).arg(binary()).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-            serve = wrapped;
-        }
+        let mut words = self.wrapper.iter().map(OsString::as_os_str).chain([self.program.as_os_str()]);
+        let mut serve = Command::new(words.next().unwrap_or_default());
+        serve.args(words).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         serve.arg("--store").arg(&self.store).arg("mount").arg(&self.at).arg("--foreground").args(&self.args);
         if let Some(uid) = self.user {
             serve.uid(uid).gid(uid);
         }
         // SAFETY: one call to the kernel, which touches no memory of this process. It ends the server when the thread that
         // started it is no more, however that came.
-        unsafe { serve.pre_exec(|| Ok(drop(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM)))) };
+        unsafe {
+            serve.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                Ok(())
+            })
+        };
         serve
     }
 

@@ -176,7 +176,7 @@ fn every_writer_is_run() {
     for entry in fs::read_dir(script("x").parent().expect("a folder")).expect("the scripts") {
         let path = entry.expect("it can be listed").path();
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        let shared = ["truth", "torch_states", "compare_values", "__pycache__"].contains(&&*name);
+        let shared = ["truth", "torch_states", "compare_values", "mounted_loaders", "__pycache__"].contains(&&*name);
         assert!(shared || here.contains(&format!("\"{name}\"")), "no test runs {name}.py");
     }
 }

@@ -11,6 +11,7 @@ mod golden;
 mod head_protocol;
 mod import;
 mod model;
+mod mount;
 mod parts;
 mod processes;
 mod protocol;
