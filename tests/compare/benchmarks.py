@@ -15,6 +15,7 @@ import peers
 from context import HERE, Context
 from hooks import hooks, lightning
 from measure import alternate, bytes_under, output, say, touch
+from mount import mount
 from report import Result, Row, duration, size
 
 SIX_SCALE = 0.25  # files of 0.75 GB
@@ -378,5 +379,8 @@ def smaller(what: str, ours: int, theirs: int) -> Row:
 
 BENCHMARKS: dict[str, Callable[[Context], Result]] = {
     function.__name__: function
-    for function in (put_repeat, frozen, codec, get, memory, million, ls, scale, tensors, formats, hooks, lightning)
+    for function in (
+        *(put_repeat, frozen, codec, get, memory, million, ls, scale, tensors, formats),
+        *(hooks, lightning, mount),
+    )
 }

@@ -1,4 +1,4 @@
-"""Loads checkpoints by the loaders of the frameworks, from the files as they were and from a mounted store, and compares.
+"""Loads checkpoints by the frameworks' loaders, from the files as they were and from a mounted store, and compares.
 
 usage: mounted_loaders.py write OUTDIR
        mounted_loaders.py compare OUTDIR MOUNT EXPORTS
@@ -140,7 +140,7 @@ class Samples(torch.utils.data.Dataset):
 
 
 def loaded_by_workers(path: Path) -> dict[str, torch.Tensor]:
-    """All rows by a DataLoader of three processes; a mapping that was made before they were forked, and files of their own."""
+    """All rows by a DataLoader of three processes: by a mapping from before they were forked, and by files of their own."""
     torch.manual_seed(11)
     made = {}
     for mapped in (True, False):
@@ -180,7 +180,8 @@ def views(original: Path, step: Path, export: Path) -> Iterator[tuple[str, Any, 
     listed = {path.name.removesuffix(".npy"): path for path in (step / ".tensors").iterdir()}
     assert all(path.name.endswith(".npy") for path in listed.values()), listed
     assert len(listed) == len(expected), (name, len(listed), len(expected))
-    arrays = {name.replace("%2F", "/").replace("%25", "%"): np.load(path, mmap_mode="r") for name, path in listed.items()}
+    names = {name: name.replace("%2F", "/").replace("%25", "%") for name in listed}
+    arrays = {names[name]: np.load(path, mmap_mode="r") for name, path in listed.items()}
     assert all(type(array) in (np.memmap, np.ndarray) for array in arrays.values())
     yield f"{name} as npy", {key: np.array(array) for key, array in arrays.items()}, {
         key: tensor.numpy() for key, tensor in expected.items()
