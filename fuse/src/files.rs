@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use ckpt_store::{Body, CheckpointId, Damage, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store};
+use ckpt_store::{
+    Body, CheckpointId, ChunkId, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store,
+};
 
 use crate::Log;
 use crate::ahead::{Reach, Streams};
@@ -21,9 +23,24 @@ pub struct Files {
     log: Arc<dyn Log>,
     checkpoints: Mutex<HashMap<CheckpointId, Held>>,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
-    next: AtomicU64,
-    told: Mutex<HashSet<(String, u64)>>,
-    damaged: AtomicU64,
+    last: AtomicU64,
+    /// Damaged chunks that were told.
+    told: Mutex<HashSet<ChunkId>>,
+}
+
+/// What is in use.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Bytes of decoded chunks that are kept.
+    pub cache_bytes: u64,
+    /// Chunks that were decoded so far.
+    pub chunks_decoded: u64,
+    /// Files that are open.
+    pub files: u64,
+    /// Checkpoints that are.
+    pub checkpoints: u64,
+    /// Damaged chunks that were come upon so far.
+    pub damaged_chunks: u64,
 }
 
 /// A checkpoint that is open.
@@ -48,11 +65,16 @@ impl Handle {
 }
 
 impl Files {
-    /// No file yet.
-    pub fn new(store: Arc<Store>, cache_bytes: usize, threads: usize, log: Arc<dyn Log>) -> std::io::Result<Self> {
+    /// No file yet, and `threads` threads that decode ahead.
+    pub fn start(
+        store: Arc<Store>,
+        cache_bytes: usize,
+        threads: usize,
+        log: Arc<dyn Log>,
+    ) -> std::io::Result<Arc<Self>> {
         // What is decoded ahead must still be there when it is read, whoever else reads.
         let all = cache_bytes as u64 / 4;
-        Ok(Self {
+        let files = Arc::new(Self {
             store,
             cache: Arc::new(ReadCache::new(cache_bytes)),
             reach: Reach { each: all.min(AHEAD_BYTES * threads as u64), all },
@@ -60,19 +82,27 @@ impl Files {
             log,
             checkpoints: Mutex::default(),
             handles: RwLock::default(),
-            next: AtomicU64::new(1),
+            last: AtomicU64::new(0),
             told: Mutex::default(),
-            damaged: AtomicU64::new(0),
-        })
+        });
+        let kept = Arc::downgrade(&files);
+        std::thread::Builder::new().name("ckpt-rest".into()).spawn(move || {
+            while let Some(files) = kept.upgrade() {
+                files.rest();
+                drop(files);
+                std::thread::sleep(LINGER / 4);
+            }
+        })?;
+        Ok(files)
     }
 
     /// Opens a file of a checkpoint; answers the number of its handle.
     pub fn open(&self, checkpoint: CheckpointId, body: Arc<Body>) -> Result<u64> {
         let checkpoint = self.checkpoint(checkpoint)?;
-        let nr = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let handle = Handle { checkpoint, body, streams: Mutex::default() };
-        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(nr, Arc::new(handle));
-        Ok(nr)
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
+        Ok(number)
     }
 
     /// Closes a handle.
@@ -103,7 +133,7 @@ impl Files {
     }
 
     /// Lets go of checkpoints of which no file has been open for a while.
-    pub fn rest(&self) {
+    fn rest(&self) {
         // Closing one removes a file: not under the lock.
         let idle: Vec<Held> = {
             let mut checkpoints = self.lock();
@@ -115,9 +145,15 @@ impl Files {
         drop(idle);
     }
 
-    /// The decoded chunks.
-    pub fn cache(&self) -> &ReadCache {
-        &self.cache
+    /// What is in use now.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cache_bytes: self.cache.bytes() as u64,
+            chunks_decoded: self.cache.decoded().0,
+            files: self.handles.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            checkpoints: self.lock().len() as u64,
+            damaged_chunks: self.told.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
+        }
     }
 
     fn checkpoint(&self, id: CheckpointId) -> Result<Arc<OpenCheckpoint>> {
@@ -140,15 +176,12 @@ impl Files {
             return;
         };
         for place in places {
-            if self.is_news(place) {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() < TOLD_MAX && told.insert(place.chunk) {
+                drop(told);
                 self.log.line(&format!("damaged: {place}"));
             }
         }
-    }
-
-    fn is_news(&self, place: &Damage) -> bool {
-        let _ = place;
-        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CheckpointId, Held>> {

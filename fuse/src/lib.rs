@@ -4,11 +4,16 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 
+mod ahead;
 mod answers;
 mod checkpoint;
 mod directory;
+mod errno;
 mod error;
+mod facts;
+mod files;
 mod inodes;
+mod limits;
 mod listing;
 mod look;
 mod manifests;
@@ -18,6 +23,7 @@ mod mounted;
 mod mounts;
 mod names;
 mod node;
+mod open_directories;
 mod place;
 mod remembered;
 mod server;
@@ -25,6 +31,7 @@ mod status;
 mod tree;
 mod unmount;
 mod views;
+mod workers;
 mod xattrs;
 
 use std::path::{Path, PathBuf};

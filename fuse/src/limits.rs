@@ -1,6 +1,10 @@
 //! The bounds of a mount, each with its unit and its reason. Never a tunable at run time.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// Threads that answer the kernel: twice as many as there are processors, within these bounds. Some wait for what others decode.
+pub const THREADS: RangeInclusive<usize> = 4..=32;
 
 /// Bytes of one request of the kernel: as many as it will put into one.
 pub const REQUEST_BYTES: u32 = 1 << 20;

@@ -62,6 +62,11 @@ pub fn config(store: &Path, allow_other: bool) -> Config {
     config
 }
 
+/// Whether this process may open the device by itself, which it needs for a channel of its own for each thread.
+pub fn may_open_device() -> bool {
+    std::fs::OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
+}
+
 /// What it means that FUSE could not mount on a directory.
 pub fn refusal(directory: &Path, error: std::io::Error) -> Error {
     if !Path::new(DEVICE).exists() {

@@ -1,13 +1,317 @@
-//! Answers the kernel. Never decides what a path is or how bytes are read: it hands on.
+//! Answers the kernel: hands each request on to what knows, and says no to all that would change something. Never decides what
+//! a path is or how bytes are read.
 
+use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ckpt_store::Store;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session,
+    TimeOrNow, WriteFlags,
+};
 
-use crate::{Log, Mounted, Options, Result};
+use crate::errno::errno;
+use crate::facts::Facts;
+use crate::files::Files;
+use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
+use crate::metadata::Metadata;
+use crate::open_directories::OpenDirectories;
+use crate::{Error, Log, Mounted, Options, Result, place, status};
+
+/// What is mounted.
+struct Server {
+    metadata: Metadata,
+    files: Arc<Files>,
+    directories: OpenDirectories,
+    facts: Facts,
+}
+
+thread_local! {
+    /// What an answer is put together in that lies in several chunks.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Mounts and begins to answer.
-pub fn start(_store: Arc<Store>, _directory: &Path, _options: &Options, _log: Arc<dyn Log>) -> Result<Mounted> {
-    Err(crate::Error::Io { what: "not yet".into(), source: std::io::ErrorKind::Unsupported.into() })
+pub fn start(store: Arc<Store>, directory: &Path, options: &Options, log: Arc<dyn Log>) -> Result<Mounted> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let metadata = Metadata::new(Arc::clone(&store), options.runs.as_deref(), owner, Arc::clone(&log))?;
+    let files = Files::start(Arc::clone(&store), options.cache_bytes, cores, Arc::clone(&log))
+        .map_err(|source| Error::Io { what: "can't start threads".into(), source })?;
+    let mut config = place::config(store.root(), options.allow_other);
+    config.n_threads = Some((2 * cores).clamp(*THREADS.start(), *THREADS.end()));
+    config.clone_fd = place::may_open_device();
+    let facts = Facts::new(store.root(), directory, options, Arc::clone(&files));
+    let server = Server { metadata, files, directories: OpenDirectories::default(), facts };
+    let session = Session::new(server, directory, &config)
+        .and_then(Session::spawn)
+        .map_err(|error| place::refusal(directory, error))?;
+    Ok(Mounted::new(session, directory, log))
+}
+
+impl Filesystem for Server {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Each is the better of what an older kernel may lack.
+        let _ = config.set_max_write(REQUEST_BYTES);
+        let _ = config.set_max_background(BACKGROUND_REQUESTS);
+        let wanted = InitFlags::FUSE_ASYNC_READ
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.metadata.lookup(parent.0, name) {
+            Ok(found) => reply.entry_with_ttls(&found.attr_ttl, &found.entry_ttl, &found.attr, Generation(0)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn forget(&self, _: &Request, inode: INodeNo, lookups: u64) {
+        self.metadata.forget(inode.0, lookups);
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.metadata.attributes(inode.0) {
+            Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
+        match self.metadata.read_link(inode.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        let source = match self.metadata.source(inode.0) {
+            Ok(source) => source,
+            Err(error) => return reply.error(error),
+        };
+        match self.files.open(source.checkpoint, source.body) {
+            // What it holds never changes: the kernel may keep what it has read of it.
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.files.read(handle.0, offset, size.into()) {
+            None => reply.error(Errno::EBADF),
+            Some(Err(error)) => reply.error(errno(&error)),
+            Some(Ok(slices)) => match &slices[..] {
+                [] => reply.data(&[]),
+                [slice] => reply.data(slice),
+                slices => JOINED.with_borrow_mut(|joined| {
+                    joined.clear();
+                    slices.iter().for_each(|slice| joined.extend_from_slice(slice));
+                    reply.data(joined);
+                }),
+            },
+        }
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.close(handle.0);
+        reply.ok();
+    }
+
+    fn opendir(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.metadata.open_directory(inode.0) {
+            Ok((directory, flags)) => reply.opened(FileHandle(self.directories.open(directory)), flags),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some(directory) = self.directories.get(handle.0) else { return reply.error(Errno::EBADF) };
+        self.metadata
+            .entries(&directory, offset, |entry| reply.add(INodeNo(entry.ino), entry.next, entry.kind, entry.name));
+        reply.ok();
+    }
+
+    fn readdirplus(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let Some(directory) = self.directories.get(handle.0) else { return reply.error(Errno::EBADF) };
+        self.metadata.entries_plus(&directory, offset, |entry| {
+            reply.add(entry.attr.ino, entry.next, entry.name, &entry.ttl, &entry.attr, Generation(0))
+        });
+        reply.ok();
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.directories.close(handle.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.metadata.statfs() {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.free,
+                space.available,
+                space.files,
+                0,
+                space.block_bytes,
+                space.name_bytes_max,
+                space.block_bytes,
+            ),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = if inode == INodeNo::ROOT && name == status::ATTRIBUTE {
+            Ok(self.facts.status().to_bytes())
+        } else {
+            self.metadata.xattr(inode.0, name)
+        };
+        answer_xattr(value, size, reply);
+    }
+
+    fn listxattr(&self, _: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        answer_xattr(self.metadata.xattr_names(inode.0), size, reply);
+    }
+
+    // The kernel asks none of the following of a file system that is mounted read-only; somebody may remount it.
+
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // Which of the two is ours the kernel doesn't say; it then copies by reading and writing.
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+}
+
+/// Answers a value whose length was asked for with a size of 0, or that must fit into `size` bytes.
+fn answer_xattr(value: std::result::Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(error),
+    }
 }

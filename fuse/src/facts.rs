@@ -1,0 +1,50 @@
+//! Gathers what a mount says of itself. Never looks at the mount: what the kernel knows of it stands in `/proc` and `/sys`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::files::Files;
+use crate::mounted::read_ahead_kb;
+use crate::{Options, Status, mounts};
+
+/// What is known from the start, and who knows the rest.
+pub struct Facts {
+    fixed: Status,
+    directory: PathBuf,
+    files: Arc<Files>,
+}
+
+impl Facts {
+    /// What a mount that begins now says of itself.
+    pub fn new(store: &Path, directory: &Path, options: &Options, files: Arc<Files>) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let fixed = Status {
+            store: store.to_owned(),
+            pid: std::process::id(),
+            since_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            version: env!("CARGO_PKG_VERSION").into(),
+            runs: options.runs.clone(),
+            allow_other: options.allow_other,
+            cache_bytes_max: options.cache_bytes as u64,
+            log: options.log_file.clone(),
+            ..Status::default()
+        };
+        Self { fixed, directory: directory.to_owned(), files }
+    }
+
+    /// What it says now.
+    pub fn status(&self) -> Status {
+        let mount = mounts::on(&self.directory).ok().flatten().filter(mounts::Mount::is_ours);
+        let usage = self.files.usage();
+        Status {
+            cache_bytes: usage.cache_bytes,
+            chunks_decoded: usage.chunks_decoded,
+            open_files: usage.files,
+            open_checkpoints: usage.checkpoints,
+            damaged_chunks: usage.damaged_chunks,
+            read_ahead_kb: mount.and_then(|mount| read_ahead_kb(mount.device)),
+            ..self.fixed.clone()
+        }
+    }
+}
