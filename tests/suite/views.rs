@@ -218,7 +218,9 @@ fn what_a_format_lacks_is_refused_as_an_export_is() {
         'conj': torch.ones(9, dtype=torch.cfloat).conj()}, 'source/m.pt')";
     run_python(python().current_dir(lab.dir()).args(["-c", script]));
     lab.write("source/q.safetensors", &ckpt_tests::lab::safetensors(&[("block", "Q9_X", &[7; 50_000])]));
-    lab.write("source/four.safetensors", &ckpt_tests::lab::safetensors(&[("four", "F4", &[7; 50_000])]));
+    let header = r#"{"four":{"dtype":"F4","shape":[200,500],"data_offsets":[0,50000]}}"#;
+    let four = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[7; 50_000]].concat();
+    lab.write("source/four.safetensors", &four);
     let views = Views::of(lab);
     let refused = Body::safetensors(&views.manifest).unwrap_err();
     assert!(matches!(refused, Error::UnsuitedTensor { .. }), "{refused}");
