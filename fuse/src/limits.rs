@@ -34,3 +34,16 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Damaged chunks that are told one by one.
 pub const TOLD_MAX: usize = 10_000;
+
+/// How old the tree may be when somebody asks. A look at HEAD takes some 5 µs.
+pub const TREE_AGE: Duration = Duration::from_millis(100);
+
+/// How long the kernel may believe what can change.
+pub const MOVING: Duration = Duration::from_secs(1);
+
+/// How long it may believe what can't.
+pub const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// About how many bytes parsed manifests take, with what follows from them. One of a checkpoint of 100 GB takes some MB; a larger
+/// one is kept alone.
+pub const MANIFESTS_BYTES: usize = 64 << 20;

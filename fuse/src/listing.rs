@@ -2,16 +2,14 @@
 //! what it knows while that can't be read.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ckpt_store::{Entry, Store, best_of};
 use globset::{Glob, GlobMatcher};
 
+use crate::limits::TREE_AGE;
 use crate::tree::Tree;
 use crate::{Error, Result};
-
-/// How old the tree may be. A look at HEAD takes some 20 µs.
-const AGE_MAX: Duration = Duration::from_millis(100);
 
 /// What is known of the catalog.
 pub struct Listing {
@@ -55,7 +53,7 @@ impl Listing {
     pub fn tree(&self) -> Arc<Tree> {
         // Whoever looks does it for all who ask meanwhile: they get what there was.
         if let Ok(mut looked) = self.looked.try_lock()
-            && looked.at.elapsed() >= AGE_MAX
+            && looked.at.elapsed() >= TREE_AGE
         {
             // Before the catalog is read: what comes in between is seen the next time.
             let mark = self.store.changes();

@@ -1,5 +1,4 @@
-//! The checkpoints that somebody looks into. Never holds more of them than a bound of
-//! bytes, and never reads one twice at a time.
+//! The checkpoints that somebody looks into. Never holds more of them than a bound of bytes, and never reads one twice at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,9 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use ckpt_store::{CheckpointId, Result, Store};
 
 use crate::checkpoint::Checkpoint;
-
-/// About how many bytes of manifests are kept. One of a checkpoint of 100 GB takes some MB; a larger one is kept alone.
-const BYTES_MAX: usize = 64 << 20;
+use crate::limits::MANIFESTS_BYTES;
 
 /// The manifests that are kept.
 #[derive(Default)]
@@ -80,7 +77,7 @@ impl Manifests {
         let Some(kept) = inside.kept.get_mut(&id) else { return };
         kept.bytes = bytes;
         inside.bytes += bytes;
-        while inside.bytes > BYTES_MAX {
+        while inside.bytes > MANIFESTS_BYTES {
             let others = inside.kept.iter().filter(|(other, kept)| **other != id && kept.bytes > 0);
             let Some(oldest) = others.min_by_key(|(_, kept)| kept.used).map(|(other, _)| *other) else { break };
             let bytes = inside.kept.remove(&oldest).map_or(0, |kept| kept.bytes);

@@ -17,6 +17,7 @@ use crate::answers::{Found, Listed, ListedPlus, Source, Space};
 use crate::checkpoint::Checkpoint;
 use crate::directory::{Content, Directory};
 use crate::inodes::Inodes;
+use crate::limits::{FIXED, MOVING};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::node::{Attributes, Kind, Node, Row};
@@ -25,10 +26,6 @@ use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
 use crate::{Log, Result, tree};
 
-/// How long the kernel may believe what can change.
-const MOVING: Duration = Duration::from_secs(1);
-/// How long it may believe what can't.
-const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// What one read should be, as programs are told.
 const BLOCK_BYTES: u32 = 1 << 20;
 /// The unit of `st_blocks`.

@@ -8,6 +8,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 
 /// What stands before the hash in a name that was cut. No other name has it: a `%` of a name is escaped.
 const CUT: &str = "%~";
+/// What stands before the number of one of several equal names.
+const NUMBERED: &str = "%+";
 /// What a directory calls itself and the one that it is in.
 const DOTS: [&str; 2] = [".", ".."];
 /// What a name of no bytes is shown as.
@@ -33,6 +35,24 @@ pub fn show_apart(name: &str, suffix: &str) -> Shown {
     let (first, rest) = name.split_at(first.len_utf8());
     let escaped = first.bytes().map(escape).chain([escaped_part(rest)]).collect();
     fit(name, escaped, suffix)
+}
+
+/// The name that is shown, if it is not taken; otherwise one with a number before the `suffix` that it was shown with. Only names
+/// that are equal, or whose hashes are, need one.
+pub fn unique(shown: &Shown, suffix: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let mut name = shown.name.clone();
+    let mut times = 2_u64;
+    while is_taken(&name) {
+        // No other name has a `+` there.
+        let end = format!("{NUMBERED}{times}{suffix}");
+        name = shown.name.strip_suffix(suffix).unwrap_or(&shown.name).to_owned();
+        while name.len() + end.len() > NAME_BYTES_MAX {
+            name.pop();
+        }
+        name += &end;
+        times += 1;
+    }
+    name
 }
 
 /// The name that is shown so; none when it was cut, or is shown in no such way.

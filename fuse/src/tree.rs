@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ckpt_store::{CheckpointId, Entry};
 
-use crate::names::{NAME_BYTES_MAX, Shown, show, show_apart};
+use crate::names::{NAME_BYTES_MAX, Shown, show, show_apart, unique};
 use crate::node::{Attributes, Link, Node};
 
 /// The directory of checkpoints by their ids, in the root.
@@ -194,18 +194,7 @@ impl Directory {
 
     /// Adds what `make` makes of the name that is given: that which is shown, or when it is there already one that is not.
     fn add(&mut self, shown: Shown, make: impl FnOnce(&Arc<str>) -> (Node, Attributes)) -> Arc<str> {
-        let mut name: Arc<str> = shown.name.as_str().into();
-        let mut times = 2_u64;
-        while self.names.contains_key(&name) {
-            // Only names of equal hashes come here. `%+` stands in no other name.
-            let mark = format!("%+{times}");
-            let mut kept = shown.name.clone();
-            while kept.len() + mark.len() > NAME_BYTES_MAX {
-                kept.pop();
-            }
-            name = (kept + &mark).into();
-            times += 1;
-        }
+        let name: Arc<str> = unique(&shown, "", |name| self.names.contains_key(name)).into();
         let (node, attributes) = make(&name);
         self.names.insert(Arc::clone(&name), self.items.len());
         self.items.push(Item { name: Arc::clone(&name), node, attributes });

@@ -388,3 +388,67 @@ fn only_files_have_bytes_and_only_links_a_target() {
     assert_eq!(metadata.lookup(ino("a/step-5/model.bin"), OsStr::new("x")).map(|found| found.attr.ino.0), Ok(0));
     assert_eq!(metadata.lookup(ino("a/latest"), OsStr::new("x")).err(), Some(Errno::ENOTDIR));
 }
+
+/// A safetensors file of tensors of two bytes each.
+fn safetensors(names: &[&str]) -> Vec<u8> {
+    let tensors: serde_json::Map<String, serde_json::Value> = (0..)
+        .zip(names)
+        .map(|(at, name)| {
+            let tensor = serde_json::json!({"dtype": "F16", "shape": [1], "data_offsets": [2 * at, 2 * at + 2]});
+            ((*name).to_owned(), tensor)
+        })
+        .collect();
+    let header = serde_json::to_string(&tensors).expect("a header");
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(vec![1; 2 * names.len()]);
+    bytes
+}
+
+#[test]
+fn tensors_are_shown_beside_the_files() {
+    let fixture = Fixture::new();
+    let long = "x".repeat(300);
+    let file = fixture.file("model.safetensors", &safetensors(&["a.weight", "a/b", "..", "100%", &long]));
+    fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
+    fixture.put("a", Some(6), &[fixture.file("notes.txt", b"no tensor")], None, &[]);
+    let metadata = fixture.metadata(None);
+    let all = walk(&metadata);
+    let attr = |path: &str| *all.get(path).unwrap_or_else(|| panic!("{path} is not there: {:?}", all.keys()));
+    for name in ["a.weight", "a%2Fb", "%2E%2E", "100%25"] {
+        let attr = attr(&format!("/a/step-5/.tensors/{name}.npy"));
+        assert_eq!((attr.size, attr.perm, attr.kind), (130, 0o444, FileType::RegularFile), "{name}");
+    }
+    let cut: Vec<&String> = all.keys().filter(|path| path.contains("%~")).collect();
+    assert!(cut.len() == 1 && cut[0].ends_with(".npy"), "{cut:?}");
+    assert_eq!(all.keys().filter(|path| path.contains("/.")).count(), 7, "{:?}", all.keys());
+    let ino = |path: &str| find(&metadata, path.trim_start_matches('/')).expect("it is there").attr.ino.0;
+    let whole = ino(cut[0]);
+    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.name")), Ok(long.into_bytes()));
+    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.step")), Ok(b"5".into()));
+    assert_eq!(metadata.xattr(ino("a/step-5/.tensors/a%2Fb.npy"), OsStr::new("user.ckpt.name")), Err(Errno::ENODATA));
+    // What is told of them is what is read of them.
+    for (path, name) in
+        [("a/step-5/.safetensors", ".safetensors"), ("a/step-5/.tensors/a%2Fb.npy", ".tensors/a%2Fb.npy")]
+    {
+        let source = metadata.source(ino(path)).expect("a source");
+        assert_eq!((source.body.len(), &*source.file), (attr(&format!("/{path}")).size, name));
+    }
+    assert_eq!(metadata.source(ino("a/step-5/.tensors")).err(), Some(Errno::EISDIR));
+}
+
+#[test]
+fn a_file_hides_the_view_of_its_name() {
+    let fixture = Fixture::new();
+    let top = fixture.directory.path().join("top");
+    fs::create_dir_all(top.join(".tensors")).expect("a directory");
+    fs::write(top.join(".safetensors"), b"mine").expect("a file");
+    fs::write(top.join(".tensors/x"), b"mine too").expect("a file");
+    fs::write(top.join("model.safetensors"), safetensors(&["a", "b"])).expect("a file");
+    fixture.put("a", Some(5), &[top], None, &[]);
+    let metadata = fixture.metadata(None);
+    let all = walk(&metadata);
+    assert_eq!(all.get("/a/step-5/.safetensors").map(|attr| attr.size), Some(4));
+    let hidden: Vec<&String> = all.keys().filter(|path| path.contains("/.")).collect();
+    assert_eq!(hidden, ["/a/step-5/.safetensors", "/a/step-5/.tensors", "/a/step-5/.tensors/x"]);
+}
