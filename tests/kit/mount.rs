@@ -132,16 +132,19 @@ impl Mounting {
         if let Some(uid) = self.user {
             chown(&at, Some(uid), Some(uid)).expect("a directory can be given away");
         }
-        let log = PathBuf::from(OsString::from_vec([at.as_os_str().as_bytes(), b".log"].concat()));
-        let out = File::create(&log).expect("a log can be written");
+        let beside = |suffix: &[u8]| PathBuf::from(OsString::from_vec([at.as_os_str().as_bytes(), suffix].concat()));
+        let (log, out) = (beside(b".log"), beside(b".out"));
+        let [to_log, to_out] = [&log, &out].map(|path| File::create(path).expect("a file beside it can be written"));
         let mut serve = self.command();
-        serve.stdin(Stdio::null()).stdout(out.try_clone().expect("a descriptor can be copied")).stderr(out);
+        serve.stdin(Stdio::null()).stdout(to_out).stderr(to_log);
         let server = serve.spawn().expect("the command starts");
         let (told, watched) = channel();
         let mut mount = Mount { store: self.store, at, log, server, stays: false, watchdog: None };
         let started = Instant::now();
         let minor = loop {
-            if let Some(minor) = minor_of(&mount.at) {
+            // It says so when it has been looked at.
+            let is_ready = fs::read(&out).is_ok_and(|told| told.ends_with(b"\n"));
+            if let Some(minor) = minor_of(&mount.at).filter(|_| is_ready) {
                 break minor;
             }
             let ended = mount.server.try_wait().expect("a child can be waited for");
