@@ -10,6 +10,7 @@ mod mutations;
 mod own_mount;
 mod reads;
 mod shown;
+mod watched;
 
 use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
