@@ -5,7 +5,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Runs `work` where it may mount. Commands that it starts see what it mounted; other threads don't. Where mounting is not
@@ -37,6 +38,17 @@ pub fn mount_small(on: &Path, bytes: u64) {
 pub fn mount_with(on: &Path, options: &str) {
     let options = CString::new(options).expect("no NUL in options");
     mount("ckpt-test", on, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("a tmpfs can be mounted");
+}
+
+/// Lets every user open `/dev/fuse`, as most systems do, wherever this one is mounted over it: by a device of the same number
+/// on a file system in `on`.
+pub fn open_fuse_to_all(on: &Path) {
+    mount_with(on, "mode=755");
+    let device = on.join("fuse");
+    let (mode, number) = (Mode::from_raw_mode(0o666), makedev(10, 229));
+    mknodat(CWD, &device, FileType::CharacterDevice, mode, number).expect("root can make a device");
+    std::fs::set_permissions(&device, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("a mode can be set");
+    mount_bind(&device, "/dev/fuse").expect("a device can be mounted over another");
 }
 
 /// Makes the file system that is mounted on a directory read-only.

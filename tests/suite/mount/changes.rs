@@ -25,6 +25,12 @@ fn noise(seed: u64, bytes: usize) -> Tree {
     Tree::directory().with("model.bin", Node::File(sample::noise(seed, bytes), 0o644))
 }
 
+/// A directory with a file of tensors by their seeds.
+fn model(seeds: &[u64]) -> Tree {
+    let file = ckpt_tests::world::tensors(seeds).0.remove(Path::new("")).unwrap();
+    Tree::directory().with("model.safetensors", file)
+}
+
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
@@ -57,7 +63,7 @@ fn what_others_do_is_seen_without_remounting() {
     assert_same_bytes(&two, &path("r/latest"), "latest");
     scene.lab.ok(&[&"tag", &"r@1", &"good"]);
     wait_for("a tag", NOTICES, || fs::read_link(path("r/good")).is_ok_and(|to| to == Path::new("step-1")));
-    scene.lab.ok(&[&"untag", &"r", &"good"]);
+    scene.lab.ok(&[&"untag", &"r@1", &"good"]);
     wait_for("no tag", NOTICES, || !is_there(&path("r/good")));
     scene.put(&noise(3, 1000), "r/deeper", 1);
     wait_for("a run below a run", NOTICES, || is_there(&path("r/deeper/step-1/model.bin")));
@@ -194,9 +200,7 @@ fn gc_moves_chunks_under_who_reads_them() {
     let seeds = |step: u64| (0..40).map(|nr| if nr % 10 == 0 { nr } else { 1000 * step + nr }).collect::<Vec<u64>>();
     let kept: Vec<_> = (1..4)
         .map(|step| {
-            let tree = ckpt_tests::world::tensors(&seeds(step)).0.remove(Path::new("")).unwrap();
-            let tree = Tree::directory().with("model.safetensors", tree);
-            let original = scene.put(&tree, "r", step);
+            let original = scene.put(&model(&seeds(step)), "r", step);
             (format!("r/step-{step}/model.safetensors"), original.join("model.safetensors"))
         })
         .collect();
@@ -206,7 +210,7 @@ fn gc_moves_chunks_under_who_reads_them() {
     let (good, failed) = while_reading(&paths[2..], false, || {
         for nr in 0..6 {
             for step in 10 + nr..14 + nr {
-                let original = scene.put(&ckpt_tests::world::tensors(&seeds(step)), "churn", step);
+                let original = scene.put(&model(&seeds(step)), "churn", step);
                 sample::remove(&original);
             }
             for entry in store.checkpoints().unwrap().iter().filter(|entry| &*entry.run == "churn") {
