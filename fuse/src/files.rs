@@ -11,7 +11,7 @@ use ckpt_store::{
 
 use crate::Log;
 use crate::ahead::{Reach, Streams};
-use crate::limits::{AHEAD_BYTES, LINGER, TOLD_MAX};
+use crate::limits::{AHEAD_BYTES, DAMAGE_LOOKED_FOR_AGAIN, LINGER, TOLD_MAX};
 use crate::workers::Workers;
 
 /// All files that are open.
@@ -46,13 +46,21 @@ pub struct Usage {
 /// A checkpoint that is open.
 struct Held {
     checkpoint: Arc<OpenCheckpoint>,
+    /// When that was opened.
+    since: Instant,
     /// When it was last opened or the last of its files closed.
     used: Instant,
 }
 
+impl Held {
+    fn new(checkpoint: Arc<OpenCheckpoint>) -> Self {
+        Self { checkpoint, since: Instant::now(), used: Instant::now() }
+    }
+}
+
 /// An open file.
 pub struct Handle {
-    checkpoint: Arc<OpenCheckpoint>,
+    checkpoint: RwLock<Arc<OpenCheckpoint>>,
     body: Arc<Body>,
     streams: Mutex<Streams>,
 }
@@ -60,7 +68,11 @@ pub struct Handle {
 impl Handle {
     /// Has a range decoded, by this thread.
     pub fn bring(&self, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
-        self.checkpoint.bring(&self.body, offset, len, progress)
+        self.checkpoint().bring(&self.body, offset, len, progress)
+    }
+
+    fn checkpoint(&self) -> Arc<OpenCheckpoint> {
+        Arc::clone(&self.checkpoint.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -98,7 +110,7 @@ impl Files {
 
     /// Opens a file of a checkpoint; answers the number of its handle.
     pub fn open(&self, checkpoint: CheckpointId, body: Arc<Body>) -> Result<u64> {
-        let checkpoint = self.checkpoint(checkpoint)?;
+        let checkpoint = RwLock::new(self.checkpoint(checkpoint)?);
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let handle = Handle { checkpoint, body, streams: Mutex::default() };
         self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
@@ -109,7 +121,7 @@ impl Files {
     pub fn close(&self, handle: u64) {
         let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
         if let Some(closed) = closed
-            && let Some(held) = self.lock().get_mut(&closed.checkpoint.entry().id)
+            && let Some(held) = self.lock().get_mut(&closed.checkpoint().entry().id)
         {
             held.used = Instant::now();
         }
@@ -125,7 +137,13 @@ impl Files {
         if let Some(range) = ahead {
             self.workers.decode(&handle, range.start..range.end.min(handle.body.len()));
         }
-        let read = handle.checkpoint.slices(&handle.body, offset, len, &Quiet);
+        let checkpoint = handle.checkpoint();
+        let mut read = checkpoint.slices(&handle.body, offset, len, &Quiet);
+        if let Err(Error::Damaged(_)) = &read
+            && let Some(again) = self.opened_again(&handle, &checkpoint)
+        {
+            read = again.slices(&handle.body, offset, len, &Quiet);
+        }
         if let Err(error) = &read {
             self.tell(error);
         }
@@ -165,8 +183,26 @@ impl Files {
         }
         let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet)?;
         let checkpoint = Arc::new(opened);
-        checkpoints.insert(id, Held { checkpoint: Arc::clone(&checkpoint), used: Instant::now() });
+        checkpoints.insert(id, Held::new(Arc::clone(&checkpoint)));
         Ok(checkpoint)
+    }
+
+    /// The checkpoint of a handle, opened anew: an open one looks for a chunk once, and somebody may have stored again what was
+    /// damaged. None when it has just been opened, or can't be any more.
+    fn opened_again(&self, handle: &Handle, met: &Arc<OpenCheckpoint>) -> Option<Arc<OpenCheckpoint>> {
+        let id = met.entry().id;
+        let mut checkpoints = self.lock();
+        let is_met = |held: &Held| Arc::ptr_eq(&held.checkpoint, met);
+        if checkpoints.get(&id).is_some_and(|held| is_met(held) && held.since.elapsed() < DAMAGE_LOOKED_FOR_AGAIN) {
+            return None;
+        }
+        if checkpoints.get(&id).is_none_or(is_met) {
+            let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet).ok()?;
+            checkpoints.insert(id, Held::new(Arc::new(opened)));
+        }
+        let again = Arc::clone(&checkpoints.get(&id)?.checkpoint);
+        *handle.checkpoint.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&again);
+        Some(again)
     }
 
     /// Tells people why a read failed; of each damaged chunk once.

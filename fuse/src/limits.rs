@@ -32,6 +32,10 @@ pub const STREAMS_MAX: usize = 64;
 /// what only it needs.
 pub const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a checkpoint with a damaged chunk stays open as it is: each time it is opened anew, what was stored again meanwhile is
+/// found.
+pub const DAMAGE_LOOKED_FOR_AGAIN: Duration = Duration::from_secs(1);
+
 /// Damaged chunks that are told one by one.
 pub const TOLD_MAX: usize = 10_000;
 

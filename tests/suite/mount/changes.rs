@@ -198,15 +198,18 @@ fn gc_moves_chunks_under_who_reads_them() {
     let store = scene.lab.open();
     // Packs of which most is dropped, so that what stays is copied to others.
     let seeds = |step: u64| (0..40).map(|nr| if nr % 10 == 0 { nr } else { 1000 * step + nr }).collect::<Vec<u64>>();
+    let mut first = Default::default();
     let kept: Vec<_> = (1..4)
         .map(|step| {
             let original = scene.put(&model(&seeds(step)), "r", step);
+            if step == 1 {
+                first = packs(store.root());
+            }
             (format!("r/step-{step}/model.safetensors"), original.join("model.safetensors"))
         })
         .collect();
     let mount = scene.mount();
     let paths: Vec<_> = kept.iter().map(|(path, original)| (original.clone(), mount.path(path))).collect();
-    let before = packs(store.root());
     let (good, failed) = while_reading(&paths[2..], false, || {
         for nr in 0..6 {
             for step in 10 + nr..14 + nr {
@@ -222,9 +225,10 @@ fn gc_moves_chunks_under_who_reads_them() {
             gc(&store).unwrap();
             std::thread::sleep(Duration::from_millis(300));
         }
-        wait_for("the old packs are gone", Duration::from_secs(15), || {
+        // What is read lies in it, with much that is not needed any more.
+        wait_for("the first pack is gone", Duration::from_secs(15), || {
             gc(&store).unwrap();
-            packs(store.root()).is_disjoint(&before)
+            packs(store.root()).is_disjoint(&first)
         });
     });
     assert!(good > 100 && failed == 0, "{good} reads");
