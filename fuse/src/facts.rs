@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::files::Files;
 use crate::mounted::read_ahead_kb;
+use crate::warm::Warmer;
 use crate::{Options, Status, mounts};
 
 /// What is known from the start, and who knows the rest.
@@ -13,11 +14,12 @@ pub struct Facts {
     fixed: Status,
     directory: PathBuf,
     files: Arc<Files>,
+    warmer: Arc<Warmer>,
 }
 
 impl Facts {
     /// What a mount that begins now says of itself.
-    pub fn new(store: &Path, directory: &Path, options: &Options, files: Arc<Files>) -> Self {
+    pub fn new(store: &Path, directory: &Path, options: &Options, files: Arc<Files>, warmer: Arc<Warmer>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let fixed = Status {
             store: store.to_owned(),
@@ -30,7 +32,7 @@ impl Facts {
             log: options.log_file.clone(),
             ..Status::default()
         };
-        Self { fixed, directory: directory.to_owned(), files }
+        Self { fixed, directory: directory.to_owned(), files, warmer }
     }
 
     /// What it says now.
@@ -44,6 +46,7 @@ impl Facts {
             open_checkpoints: usage.checkpoints,
             damaged_chunks: usage.damaged_chunks,
             read_ahead_kb: mount.and_then(|mount| read_ahead_kb(mount.device)),
+            warm: self.warmer.state(),
             ..self.fixed.clone()
         }
     }

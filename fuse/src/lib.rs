@@ -31,6 +31,7 @@ mod status;
 mod tree;
 mod unmount;
 mod views;
+mod warm;
 mod workers;
 mod xattrs;
 

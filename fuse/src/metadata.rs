@@ -265,6 +265,24 @@ impl Metadata {
         Ok(Source { node, checkpoint, name, file, manifest, body })
     }
 
+    /// The regular files of a checkpoint: the inode of each, and what its bytes are made of.
+    ///
+    /// # Errors
+    /// When its manifest can't be read.
+    pub fn files_of(&self, id: CheckpointId) -> ckpt_store::Result<Vec<(u64, Arc<Body>)>> {
+        let manifest = Arc::clone(&self.manifests.get(&self.store, id)?.manifest);
+        let file = |number| {
+            let body = Arc::new(Body::of_file(&manifest, number)?);
+            Some((self.inodes.number(&Node::Member(id, number)), body))
+        };
+        Ok((0..manifest.files.len() as u32).filter_map(file).collect())
+    }
+
+    /// Whether the kernel knows an inode.
+    pub fn is_known(&self, ino: u64) -> bool {
+        self.inodes.get(ino).is_some()
+    }
+
     fn node(&self, ino: u64) -> std::result::Result<Node, Errno> {
         self.inodes.get(ino).map(|(node, _)| node).ok_or(Errno::ESTALE)
     }

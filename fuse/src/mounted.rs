@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ckpt_store::CheckpointId;
 use fuser::BackgroundSession;
 
 use crate::mounts::{self, Device};
 use crate::unmount::unmount;
+use crate::warm::Warmer;
 use crate::{Error, Log, Result};
 
 /// How far the kernel reads ahead in a file, in KiB, where this process may say so. FUSE alone can't ask for more than 128.
@@ -38,22 +40,39 @@ pub struct Mounted {
     session: ManuallyDrop<BackgroundSession>,
     directory: PathBuf,
     device: Option<Device>,
+    warmer: Arc<Warmer>,
     log: Arc<dyn Log>,
     is_gone: bool,
 }
 
 impl Mounted {
     /// Takes charge of what was mounted on a directory just now.
-    pub(crate) fn new(session: BackgroundSession, directory: &Path, log: Arc<dyn Log>) -> Self {
+    pub(crate) fn new(session: BackgroundSession, directory: &Path, warmer: Arc<Warmer>, log: Arc<dyn Log>) -> Self {
         let mount = mounts::on(directory).ok().flatten().filter(mounts::Mount::is_ours);
         let device = mount.map(|mount| mount.device);
         device.inspect(|device| raise_read_ahead(*device));
-        Self { session: ManuallyDrop::new(session), directory: directory.to_owned(), device, log, is_gone: false }
+        Self {
+            session: ManuallyDrop::new(session),
+            directory: directory.to_owned(),
+            device,
+            warmer,
+            log,
+            is_gone: false,
+        }
     }
 
     /// How far the kernel reads ahead in its files, in KiB.
     pub fn read_ahead_kb(&self) -> Option<u64> {
         read_ahead_kb(self.device?)
+    }
+
+    /// Begins to bring the files of checkpoints into the page cache; somebody else has made the kernel look them up. Ends with
+    /// the mount.
+    pub fn warm(&self, checkpoints: Vec<CheckpointId>) -> Result<()> {
+        let (warmer, kernel) = (Arc::clone(&self.warmer), self.session.notifier());
+        let run = move || warmer.run(&checkpoints, &kernel);
+        let started = std::thread::Builder::new().name("ckpt-warm".into()).spawn(run);
+        started.map(drop).map_err(|source| Error::Io { what: "can't start a thread".into(), source })
     }
 
     /// Waits until somebody has unmounted it, or `stop` says so, which is asked many times a second: then unmounts it. What is
@@ -62,6 +81,7 @@ impl Mounted {
         while !self.is_over() && stop() == Stop::No {
             std::thread::sleep(TICK);
         }
+        self.warmer.stop();
         if self.is_over() {
             self.leave_nothing();
             return Ok(());
@@ -122,6 +142,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        self.warmer.stop();
         if !self.is_gone {
             let _ = self.take_away(true);
         }

@@ -21,11 +21,12 @@ use crate::files::Files;
 use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
 use crate::metadata::Metadata;
 use crate::open_directories::OpenDirectories;
+use crate::warm::Warmer;
 use crate::{Error, Log, Mounted, Options, Result, place, status};
 
 /// What is mounted.
 struct Server {
-    metadata: Metadata,
+    metadata: Arc<Metadata>,
     files: Arc<Files>,
     directories: OpenDirectories,
     facts: Facts,
@@ -40,18 +41,19 @@ thread_local! {
 pub fn start(store: Arc<Store>, directory: &Path, options: &Options, log: Arc<dyn Log>) -> Result<Mounted> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let metadata = Metadata::new(Arc::clone(&store), options.runs.as_deref(), owner, Arc::clone(&log))?;
+    let metadata = Arc::new(Metadata::new(Arc::clone(&store), options.runs.as_deref(), owner, Arc::clone(&log))?);
     let files = Files::start(Arc::clone(&store), options.cache_bytes, cores, Arc::clone(&log))
         .map_err(|source| Error::Io { what: "can't start threads".into(), source })?;
     let mut config = place::config(store.root(), options.allow_other);
     config.n_threads = Some((2 * cores).clamp(*THREADS.start(), *THREADS.end()));
     config.clone_fd = place::may_open_device();
-    let facts = Facts::new(store.root(), directory, options, Arc::clone(&files));
+    let warmer = Arc::new(Warmer::new(Arc::clone(&metadata), Arc::clone(&files), Arc::clone(&log)));
+    let facts = Facts::new(store.root(), directory, options, Arc::clone(&files), Arc::clone(&warmer));
     let server = Server { metadata, files, directories: OpenDirectories::default(), facts };
     let session = Session::new(server, directory, &config)
         .and_then(Session::spawn)
         .map_err(|error| place::refusal(directory, error))?;
-    Ok(Mounted::new(session, directory, log))
+    Ok(Mounted::new(session, directory, warmer, log))
 }
 
 impl Filesystem for Server {

@@ -56,7 +56,7 @@ fn busy(directory: &Path) -> Error {
 /// Who has something below a directory open, mapped, or works in it, as far as this user may know.
 pub fn holders(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for pid in processes() {
+    for pid in processes().filter(|pid| *pid != std::process::id()) {
         if let Some(path) = held(pid, directory) {
             let path = path.strip_prefix(directory).map_or(path.clone(), Path::to_owned);
             let path = if path.as_os_str().is_empty() { ".".into() } else { mounts::shown(path.as_os_str()) };

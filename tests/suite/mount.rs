@@ -4,11 +4,13 @@
 mod changes;
 mod damage;
 mod fio;
+mod life;
 mod loaders;
 mod memory;
 mod mutations;
 mod own_mount;
 mod reads;
+mod refused;
 mod shown;
 mod watched;
 

@@ -109,6 +109,9 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
         }
         _ => return Err(ckpt_fuse::Error::Silent { directory }.into()),
     }
+    if !warm.is_empty() {
+        mounted.warm(warm)?;
+    }
     let ready = Ready {
         store: store.root().display().to_string(),
         directory: directory.display().to_string(),
