@@ -138,6 +138,15 @@ need_venv() {
     mv "$new" "$venv"
 }
 
+# Users who are not root mount by fusermount3; fio checks what it reads of a mount. Tests without them say that they are skipped.
+need_fuse() {
+    local missing=()
+    command -v fusermount3 >/dev/null || missing+=(fuse3)
+    command -v fio >/dev/null || missing+=(fio)
+    if [ ${#missing[@]} = 0 ] || [ "$(uname -s)" != Linux ]; then return; fi
+    apt_install "${missing[@]}" || say "${missing[*]} can't be had: some tests of the mount will be skipped (try: apt-get install ${missing[*]})"
+}
+
 need_peers() {
     local stamp have missing=()
     command -v restic >/dev/null || missing+=(restic)
@@ -196,6 +205,9 @@ if [ "$want" = fuzz ]; then
 else
     need_libclang
 fi
-if [ "$want" = python ] || [ "$want" = bench ]; then need_venv; fi
+if [ "$want" = python ] || [ "$want" = bench ]; then
+    need_fuse
+    need_venv
+fi
 if [ "$want" = bench ]; then need_peers; fi
 write_env
