@@ -65,8 +65,7 @@ fn docs_show_the_help_of_every_command() {
 
 #[test]
 fn help_names_no_command_that_is_not_built() {
-    let promised =
-        "init put get ls show diff log rm tag untag pin unpin policy gc df verify repair import watch mount umount completions";
+    let promised = "init put get ls show diff log rm tag untag pin unpin policy gc df verify repair import watch mount umount completions";
     assert_eq!(commands(), promised.split(' ').collect::<Vec<_>>());
     assert_eq!(run(command().arg("--version")).text(), format!("ckpt {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(run(command().args(["help", "put"])).text(), run(command().args(["put", "--help"])).text());

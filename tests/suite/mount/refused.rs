@@ -10,7 +10,7 @@ use ckpt_tests::mount::{NOBODY, detach, has_program, is_root, minor_of, mountabl
 use ckpt_tests::mounts::{mount_with, with_mounts};
 use ckpt_tests::run::{Ran, binary, run};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
-use rustix::mount::mount_bind;
+use rustix::mount::{mount_bind, mount_bind_recursive};
 
 use super::life::{Desk, send};
 
@@ -66,7 +66,11 @@ fn what_can_not_be_mounted() {
     }
     let desk = Desk::new();
     let at = desk.at().to_str().unwrap();
-    let ran = desk.run(["--store", "nowhere", "mount", at]);
+    let mut other = ckpt_tests::run::command();
+    let ran = run(other
+        .current_dir(desk.lab.dir())
+        .args(["--store", "nowhere", "mount", at])
+        .env("HOME", desk.lab.path("home")));
     assert_refused(&desk, &ran, 3, "no store ", "`ckpt init` makes one");
     assert_refused(&desk, &desk.run(["mount", at, "--warm", "r@7"]), 3, "no checkpoint r@7", "did you mean r@1?");
     fs::write(desk.lab.store().join("FORMAT"), "{}").unwrap();
@@ -156,8 +160,11 @@ fn with_device(desk: &Desk, mode: u32, work: impl FnOnce() + Send) {
             fs::set_permissions(&device, fs::Permissions::from_mode(mode)).unwrap();
             mount_bind(&device, "/dev/fuse").unwrap();
         } else {
-            mount_with(Path::new("/dev"), "size=65536");
-            File::create("/dev/null").unwrap();
+            // All of it but this, and the directory that the store may lie in.
+            File::create(devices.join("null")).unwrap();
+            fs::create_dir(devices.join("shm")).unwrap();
+            mount_bind("/dev/shm", devices.join("shm")).unwrap();
+            mount_bind_recursive(&devices, "/dev").unwrap();
         }
         work();
     });
