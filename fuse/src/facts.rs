@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::files::Files;
 use crate::mounted::read_ahead_kb;
+use crate::mountinfo::Mount;
 use crate::warm::Warmer;
 use crate::{Options, Status, mounts};
 
@@ -37,7 +38,7 @@ impl Facts {
 
     /// What it says now.
     pub fn status(&self) -> Status {
-        let mount = mounts::on(&self.directory).ok().flatten().filter(mounts::Mount::is_ours);
+        let mount = mounts::on(&self.directory).ok().flatten().filter(Mount::is_ours);
         let usage = self.files.usage();
         Status {
             cache_bytes: usage.cache_bytes,

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use ckpt_store::CheckpointId;
 use fuser::BackgroundSession;
 
-use crate::mounts::{self, Device};
+use crate::mountinfo::{Device, Mount};
+use crate::mounts;
 use crate::unmount::unmount;
 use crate::warm::Warmer;
 use crate::{Error, Log, Result};
@@ -48,7 +49,7 @@ pub struct Mounted {
 impl Mounted {
     /// Takes charge of what was mounted on a directory just now.
     pub(crate) fn new(session: BackgroundSession, directory: &Path, warmer: Arc<Warmer>, log: Arc<dyn Log>) -> Self {
-        let mount = mounts::on(directory).ok().flatten().filter(mounts::Mount::is_ours);
+        let mount = mounts::on(directory).ok().flatten().filter(Mount::is_ours);
         let device = mount.map(|mount| mount.device);
         device.inspect(|device| raise_read_ahead(*device));
         Self {

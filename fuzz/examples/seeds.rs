@@ -183,6 +183,11 @@ fn main() {
         seeds.add("names", name.as_bytes());
     }
     seeds.add("names", br#"{"global_step":500,"log_history":[{"eval_loss":0.5,"step":500}],"best_metric":0.5}"#);
+    seeds.add(
+        "mountinfo",
+        b"24 1 254:0 / / rw,relatime - ext4 /dev/root rw\n40 24 0:44 / /a\\040b ro shared:2 - fuse.ckpt /s ro,user_id=1000\n\
+          41 40 0:45 / /a/b rw - tmpfs tmpfs rw\n42 24 0:46 / /a/b rw - tmpfs tmpfs rw\n",
+    );
     seeds.add("split_cdc", &[&[3], &text[..]].concat());
     seeds.add("split_cdc", &[&[255], &floats[..2000]].concat());
     println!("{} seeds in {}", seeds.count, seeds.root.display());

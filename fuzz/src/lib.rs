@@ -21,6 +21,8 @@ pub mod format;
 pub mod id;
 #[path = "../../store/src/limits.rs"]
 pub mod limits;
+#[path = "../../fuse/src/mountinfo/mod.rs"]
+pub mod mountinfo;
 #[path = "../../store/src/names/mod.rs"]
 pub mod names;
 #[path = "../../store/src/packs.rs"]
