@@ -46,6 +46,7 @@ impl OpenCheckpoint {
             let range = block_range(layout, nr);
             let block = self.block(layout, nr, progress)?;
             let len = end.min(range.end) - at;
+            self.cache.given(self.key(layout, nr), len as usize);
             slices.push(Slice::of(block, (at - range.start) as usize, len as usize));
             at += len;
         }
