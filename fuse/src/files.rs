@@ -111,10 +111,15 @@ impl Files {
     /// Opens a file of a checkpoint; answers the number of its handle.
     pub fn open(&self, checkpoint: CheckpointId, body: Arc<Body>) -> Result<u64> {
         let checkpoint = RwLock::new(self.checkpoint(checkpoint)?);
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.number();
         let handle = Handle { checkpoint, body, streams: Mutex::default() };
         self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
         Ok(number)
+    }
+
+    /// The number of a handle, which no other has.
+    pub fn number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Closes a handle.

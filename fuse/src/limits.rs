@@ -51,3 +51,9 @@ pub const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// About how many bytes parsed manifests take, with what follows from them. One of a checkpoint of 100 GB takes some MB; a larger
 /// one is kept alone.
 pub const MANIFESTS_BYTES: usize = 64 << 20;
+
+/// Files that wait for being laid down whole; what is more is taken the next time.
+pub const LAID_WAITING_MAX: usize = 1024;
+
+/// How long no file is laid down when one could not be: a full disk stays so for a while.
+pub const LAID_PAUSE: Duration = Duration::from_secs(60);

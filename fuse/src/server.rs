@@ -16,9 +16,10 @@ use fuser::{
 };
 
 use crate::errno::errno;
-use crate::facts::Facts;
+use crate::facts::{Facts, Sources};
 use crate::files::Files;
 use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
+use crate::materialize::{Materializer, Opening};
 use crate::metadata::Metadata;
 use crate::open_directories::OpenDirectories;
 use crate::warm::Warmer;
@@ -30,7 +31,12 @@ struct Server {
     files: Arc<Files>,
     directories: OpenDirectories,
     facts: Facts,
+    /// What is laid down whole, where that was asked for.
+    materializer: Option<Arc<Materializer>>,
 }
+
+/// Marks the handles of files that the kernel reads by itself.
+const THROUGH: u64 = 1 << 63;
 
 thread_local! {
     /// What an answer is put together in that lies in several chunks.
@@ -48,8 +54,13 @@ pub fn start(store: Arc<Store>, directory: &Path, options: &Options, log: Arc<dy
     config.n_threads = Some((2 * cores).clamp(*THREADS.start(), *THREADS.end()));
     config.clone_fd = place::may_open_device();
     let warmer = Arc::new(Warmer::new(Arc::clone(&metadata), Arc::clone(&files), Arc::clone(&log)));
-    let facts = Facts::new(store.root(), directory, options, Arc::clone(&files), Arc::clone(&warmer));
-    let server = Server { metadata, files, directories: OpenDirectories::default(), facts };
+    let materializer = options.materialize.as_ref();
+    let materializer = materializer.map(|options| Materializer::start(options, Arc::clone(&files), Arc::clone(&log)));
+    let materializer = materializer.transpose()?.map(Arc::new);
+    let sources =
+        Sources { files: Arc::clone(&files), warmer: Arc::clone(&warmer), materializer: materializer.clone() };
+    let facts = Facts::new(store.root(), directory, options, sources);
+    let server = Server { metadata, files, directories: OpenDirectories::default(), facts, materializer };
     let session = Session::new(server, directory, &config)
         .and_then(Session::spawn)
         .map_err(|error| place::refusal(directory, error))?;
@@ -69,6 +80,15 @@ impl Filesystem for Server {
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
         let _ = config.add_capabilities(wanted & config.capabilities());
+        if let Some(materializer) = &self.materializer {
+            if !rustix::process::geteuid().is_root() {
+                materializer.give_up("only root may hand files to the kernel");
+            } else if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() {
+                materializer.give_up("the kernel can't read files of a mount by itself, which Linux 6.9 and later can");
+            } else {
+                let _ = config.set_max_stack_depth(materializer.depth());
+            }
+        }
         Ok(())
     }
 
@@ -105,17 +125,29 @@ impl Filesystem for Server {
             Ok(source) => source,
             Err(error) => return reply.error(error),
         };
+        let ino = inode.0;
+        if let Some(materializer) = &self.materializer {
+            let name = || format!("{} of {}", source.file, source.name);
+            let opening = Opening { ino, checkpoint: source.checkpoint, body: &source.body, name: &name };
+            if let Some(backing) = materializer.open(&opening, |file| reply.open_backing(file)) {
+                let handle = FileHandle(self.files.number() | THROUGH);
+                return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
+            }
+        }
         match self.files.open(source.checkpoint, source.body) {
             // What it holds never changes: the kernel may keep what it has read of it.
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
-            Err(error) => reply.error(errno(&error)),
+            Err(error) => {
+                self.materializer.iter().for_each(|materializer| materializer.close(ino, false));
+                reply.error(errno(&error));
+            }
         }
     }
 
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -123,6 +155,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.materializer.iter().for_each(|materializer| materializer.read(inode.0, size.into()));
         match self.files.read(handle.0, offset, size.into()) {
             None => reply.error(Errno::EBADF),
             Some(Err(error)) => reply.error(errno(&error)),
@@ -141,14 +174,18 @@ impl Filesystem for Server {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.files.close(handle.0);
+        let is_through = handle.0 & THROUGH != 0;
+        if !is_through {
+            self.files.close(handle.0);
+        }
+        self.materializer.iter().for_each(|materializer| materializer.close(inode.0, is_through));
         reply.ok();
     }
 

@@ -1,0 +1,329 @@
+//! Lays files down whole that are read again and again, and hands them to the kernel, which then reads them by itself. Never makes
+//! a reader wait, and never lets one fail: where it can't, files are read as before.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ckpt_store::{Body, CheckpointId};
+use fuser::BackingId;
+
+use crate::files::Files;
+use crate::laid::{Laid, Way};
+use crate::limits::{LAID_PAUSE, LAID_WAITING_MAX, TASK_BYTES};
+use crate::{Error, Log, Materialize, Materialized, Result};
+
+/// What the directory of one mount is called in the one that was asked for, before the number of its process.
+const PREFIX: &str = "ckpt-mount-";
+/// The file that a mount holds locked as long as it lives, in its directory.
+const LOCK: &str = "lock";
+
+/// The files that are laid down.
+pub struct Materializer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    /// The mount's own directory; gone with it.
+    own: PathBuf,
+    bytes_max: u64,
+    files: Arc<Files>,
+    log: Arc<dyn Log>,
+    inside: Mutex<Inside>,
+    came: Condvar,
+    /// Held locked, which tells others that the directory is in use.
+    _lock: File,
+}
+
+struct Inside {
+    laid: Laid<BackingId>,
+    waiting: VecDeque<Task>,
+    /// Why nothing is laid down or handed to the kernel, when that is so.
+    why_not: Option<String>,
+    /// Until when nothing is tried: there was no room.
+    paused: Option<Instant>,
+    has_ended: bool,
+}
+
+/// A file that is to be laid down.
+struct Task {
+    ino: u64,
+    checkpoint: CheckpointId,
+    body: Arc<Body>,
+    name: String,
+}
+
+/// A file that is being opened.
+pub struct Opening<'a> {
+    /// Its inode.
+    pub ino: u64,
+    /// The checkpoint that has it.
+    pub checkpoint: CheckpointId,
+    /// Its bytes.
+    pub body: &'a Arc<Body>,
+    /// How people know it.
+    pub name: &'a dyn Fn() -> String,
+}
+
+impl Materializer {
+    /// Begins to lay files down in a directory of its own in `options.directory`; what dead mounts left there is removed.
+    pub fn start(options: &Materialize, files: Arc<Files>, log: Arc<dyn Log>) -> Result<Self> {
+        let failed = |source| Error::Io { what: format!("can't use {}", options.directory.display()), source };
+        let (own, lock) = own_directory(&options.directory).map_err(failed)?;
+        let inside = Inside {
+            laid: Laid::new(options.bytes_max),
+            waiting: VecDeque::new(),
+            why_not: None,
+            paused: None,
+            has_ended: false,
+        };
+        let shared = Arc::new(Shared {
+            directory: options.directory.clone(),
+            own,
+            bytes_max: options.bytes_max,
+            files,
+            log,
+            inside: Mutex::new(inside),
+            came: Condvar::new(),
+            _lock: lock,
+        });
+        let working = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("ckpt-lay-down".into()).spawn(move || working.work());
+        Ok(Self { thread: Some(thread.map_err(failed)?), shared })
+    }
+
+    /// Lays nothing down from now on, and says why.
+    pub fn give_up(&self, why: &str) {
+        self.shared.give_up(&mut self.shared.lock(), why);
+    }
+
+    /// How many file systems may lie on each other where the files are laid down: 1 on a plain one, 2 on an overlay as containers
+    /// have it. No more than it takes: the mount itself counts as one more than that.
+    pub fn depth(&self) -> u32 {
+        const OVERLAY: u64 = 0x794c_7630;
+        let is_overlay = rustix::fs::statfs(&self.shared.own).is_ok_and(|about| about.f_type as u64 == OVERLAY);
+        if is_overlay { 2 } else { 1 }
+    }
+
+    /// Opens a file: as one that the kernel reads by itself, for which it is told by `register`; none when it is to be read by way
+    /// of the server. Each way it must be closed.
+    pub fn open(
+        &self,
+        opening: &Opening<'_>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        let mut inside = self.shared.lock();
+        match inside.laid.open(opening.ino, opening.body.len()) {
+            Way::Through(backing) => Some(backing),
+            Way::Free => match self.hand_over(&mut inside, opening, register) {
+                Some(backing) => Some(inside.laid.through(opening.ino, backing)),
+                None => {
+                    inside.laid.cached(opening.ino);
+                    None
+                }
+            },
+            Way::Cached { lay_down: false } => None,
+            Way::Cached { lay_down: true } => {
+                if inside.why_not.is_none() && inside.waiting.len() < LAID_WAITING_MAX {
+                    let (ino, checkpoint, body) = (opening.ino, opening.checkpoint, Arc::clone(opening.body));
+                    inside.waiting.push_back(Task { ino, checkpoint, body, name: (opening.name)() });
+                    self.shared.came.notify_one();
+                } else {
+                    inside.laid.failed(opening.ino, false);
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes note of a read by way of the server.
+    pub fn read(&self, ino: u64, bytes: u64) {
+        self.shared.lock().laid.read(ino, bytes);
+    }
+
+    /// Closes a file that was opened in the one way or the other.
+    pub fn close(&self, ino: u64, is_through: bool) {
+        let closed = self.shared.lock().laid.close(ino, is_through);
+        // The kernel is told outside of the lock.
+        drop(closed);
+    }
+
+    /// What is laid down, and why nothing is.
+    pub fn usage(&self) -> (Materialized, Option<String>) {
+        let inside = self.shared.lock();
+        let (files, bytes) = inside.laid.usage();
+        let directory = self.shared.directory.clone();
+        (Materialized { directory, files, bytes, bytes_max: self.shared.bytes_max }, inside.why_not.clone())
+    }
+
+    fn hand_over(
+        &self,
+        inside: &mut Inside,
+        opening: &Opening<'_>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Option<BackingId> {
+        if inside.why_not.is_some() {
+            return None;
+        }
+        let Ok(file) = self.shared.laid_file(opening.ino, opening.body.len()) else {
+            // Somebody has tidied up there.
+            inside.laid.gone(opening.ino);
+            return None;
+        };
+        match register(&file) {
+            Ok(backing) => Some(backing),
+            Err(error) => {
+                let why = match rustix::io::Errno::from_io_error(&error) {
+                    Some(rustix::io::Errno::PERM) => "this process may not hand files to the kernel".to_owned(),
+                    Some(rustix::io::Errno::LOOP) => {
+                        format!("{} lies on a file system that lies on others", self.shared.directory.display())
+                    }
+                    _ => format!("the kernel does not take files from {}: {error}", self.shared.directory.display()),
+                };
+                self.shared.give_up(inside, &why);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Materializer {
+    fn drop(&mut self) {
+        self.shared.lock().has_ended = true;
+        self.shared.came.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let _ = fs::remove_dir_all(&self.shared.own);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_up(&self, inside: &mut Inside, why: &str) {
+        if inside.why_not.is_none() {
+            inside.why_not = Some(why.to_owned());
+            inside.waiting.clear();
+            self.log.line(&format!("files are not laid down: {why}"));
+        }
+    }
+
+    fn path(&self, ino: u64) -> PathBuf {
+        self.own.join(format!("{ino:016x}"))
+    }
+
+    /// A file that is laid down, if it is what was laid down.
+    fn laid_file(&self, ino: u64, len: u64) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(self.path(ino))?;
+        let about = file.metadata()?;
+        let is_sound = about.is_file() && about.len() == len && about.uid() == rustix::process::geteuid().as_raw();
+        is_sound.then_some(file).ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+
+    fn work(&self) {
+        loop {
+            let mut inside = self.lock();
+            let task = loop {
+                if inside.has_ended {
+                    return;
+                }
+                match inside.waiting.pop_front() {
+                    Some(task) => break task,
+                    None => inside = self.came.wait(inside).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            let is_paused = inside.paused.is_some_and(|until| Instant::now() < until);
+            let Some(going) = (!is_paused).then(|| inside.laid.make_room(task.ino)).flatten() else {
+                inside.laid.failed(task.ino, false);
+                continue;
+            };
+            drop(inside);
+            going.iter().for_each(|ino| drop(fs::remove_file(self.path(*ino))));
+            let outcome = self.lay_down(&task);
+            let mut inside = self.lock();
+            match outcome {
+                Ok(()) => inside.laid.here(task.ino),
+                Err(error) => {
+                    inside.laid.failed(task.ino, true);
+                    inside.paused = Instant::now().checked_add(LAID_PAUSE);
+                    drop(inside);
+                    let _ = fs::remove_file(self.path(task.ino));
+                    if error.kind() != ErrorKind::Interrupted {
+                        self.log.line(&format!("{} is not laid down: {error}", task.name));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes a file; every byte is one that the store has checked.
+    fn lay_down(&self, task: &Task) -> io::Result<()> {
+        let handle = self.files.open(task.checkpoint, Arc::clone(&task.body)).map_err(io::Error::other)?;
+        let written = self.write(task, handle);
+        self.files.close(handle);
+        written
+    }
+
+    fn write(&self, task: &Task, handle: u64) -> io::Result<()> {
+        let path = self.path(task.ino);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut at = 0;
+        while at < task.body.len() {
+            if self.lock().has_ended {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let slices = self.files.read(handle, at, TASK_BYTES).ok_or(ErrorKind::NotFound)?;
+            for slice in slices.map_err(io::Error::other)? {
+                file.write_all(&slice)?;
+                at += slice.len() as u64;
+            }
+        }
+        // What the disk refuses later would be gone without a word.
+        file.sync_all()
+    }
+}
+
+/// Opens no link that somebody has put in a file's place.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Makes a directory that nobody else has, and removes those whose mounts are no more.
+fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let lock_file = |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    // Held until the new directory's own lock is taken, so that nobody takes it for one that was left behind.
+    let all = lock_file(&directory.join("ckpt-mounts.lock"))?;
+    all.lock()?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if !is_one || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        match lock_file(&entry.path().join(LOCK)).map(|lock| lock.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            _ => drop(fs::remove_dir_all(entry.path())),
+        }
+    }
+    // A number of a process comes again, also while one of another machine or container lives.
+    for nr in 0..u32::MAX {
+        let own = directory.join(format!("{PREFIX}{}-{nr}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&own) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        let lock = lock_file(&own.join(LOCK))?;
+        lock.lock()?;
+        return Ok((own, lock));
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
