@@ -143,11 +143,11 @@ mod tests {
         let mut streams = Streams::default();
         let mut furthest = 0;
         for at in 20..30 {
-            let ahead = streams.read(at * MIB, MIB, REACH, |at| tensor(at));
+            let ahead = streams.read(at * MIB, MIB, REACH, tensor);
             furthest = furthest.max(ahead.map_or(0, |range| range.end));
         }
         assert_eq!(furthest, 30 * MIB);
-        let on = streams.read(30 * MIB, MIB, REACH, |at| tensor(at));
+        let on = streams.read(30 * MIB, MIB, REACH, tensor);
         assert!(on.is_some_and(|range| range.start == 31 * MIB && range.end > 40 * MIB));
     }
 

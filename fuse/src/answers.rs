@@ -4,10 +4,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ckpt_store::{Body, CheckpointId, Manifest};
+use ckpt_store::{Body, CheckpointId};
 use fuser::{FileAttr, FileType};
-
-use crate::node::Node;
 
 /// What a lookup found. Nothing is an inode of 0: a reply of that tells the kernel how long it may remember that nothing is there.
 #[derive(Debug, Clone, Copy)]
@@ -46,16 +44,12 @@ pub struct ListedPlus<'a> {
 
 /// What opening a file takes.
 pub struct Source {
-    /// The file.
-    pub node: Node,
     /// The checkpoint that it belongs to, whose id is a ref that nothing else can mean.
     pub checkpoint: CheckpointId,
     /// How messages name that checkpoint.
     pub name: String,
     /// How messages name the file.
     pub file: String,
-    /// What the checkpoint holds.
-    pub manifest: Arc<Manifest>,
     /// What the file's bytes are.
     pub body: Arc<Body>,
 }

@@ -49,29 +49,13 @@ impl Checkpoint {
         }
     }
 
-    /// The row at this place of one of its directories; in its own the views are the last.
+    /// The row at this place of one of its directories; none is its own. The views are in no row: who copies or counts a
+    /// checkpoint means its own files.
     pub fn row(&self, directory: Option<u32>, at: usize) -> Option<Row<'_>> {
-        let members = self.members.in_directory(directory);
-        if let Some(number) = members.get(at) {
-            let file = self.manifest.files.get(*number as usize)?;
-            let attributes = self.members.attributes(&self.manifest, *number)?;
-            return Some(Row {
-                name: OsStr::from_bytes(name_of(file)),
-                node: Node::Member(self.id(), *number),
-                attributes,
-            });
-        }
-        if directory.is_some() {
-            return None;
-        }
-        // A file of its own hides the view that has its name.
-        let is_hidden = |name: &str| self.members.get(&self.manifest, None, name.as_bytes()).is_some();
-        let views = [SAFETENSORS, TENSORS].into_iter().filter(|name| !is_hidden(name));
-        let mut rows = views.filter_map(|name| {
-            let (node, attributes) = self.view(name.as_bytes())?;
-            Some(Row { name: OsStr::new(name), node, attributes })
-        });
-        rows.nth(at - members.len())
+        let number = *self.members.in_directory(directory).get(at)?;
+        let file = self.manifest.files.get(number as usize)?;
+        let attributes = self.members.attributes(&self.manifest, number)?;
+        Some(Row { name: OsStr::from_bytes(name_of(file)), node: Node::Member(self.id(), number), attributes })
     }
 
     /// The tensor that is shown by this name.

@@ -262,7 +262,7 @@ impl Metadata {
             Some(step) => format!("{}@{step}", manifest.run),
             None => checkpoint.to_string(),
         };
-        Ok(Source { node, checkpoint, name, file, manifest, body })
+        Ok(Source { checkpoint, name, file, body })
     }
 
     /// The regular files of a checkpoint: the inode of each, and what its bytes are made of.

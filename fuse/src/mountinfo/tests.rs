@@ -79,7 +79,7 @@ fn a_list_in_a_circle_ends() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_borne(bytes in prop::collection::vec(prop_oneof![Just(b' '), Just(b'\n'), Just(b'\\'), Just(b'-'), b'0'..b'9', any::<u8>()], 0..200)) {
+    fn any_bytes_are_borne(bytes in prop::collection::vec(prop_oneof![Just(b' '), Just(b'\n'), Just(b'\\'), Just(b'-'), b'0'..=b'9', any::<u8>()], 0..200)) {
         let mounts = parse(&bytes);
         let _ = reached(&mounts, Path::new("/a/b"));
     }
