@@ -56,7 +56,7 @@ impl Streams {
         let end = offset.saturating_add(len);
         let goes_on = |stream: &Stream| {
             let furthest = stream.end.max(stream.ahead).saturating_add(SLACK_BYTES);
-            (stream.end.saturating_sub(SLACK_BYTES)..=furthest).contains(&offset) && end > stream.end
+            (stream.end.saturating_sub(SLACK_BYTES)..=furthest).contains(&offset)
         };
         let at = (0..self.streams.len())
             .filter(|at| goes_on(&self.streams[*at]))
@@ -67,7 +67,12 @@ impl Streams {
         };
         let active = self.streams.iter().filter(|stream| stream.window > 0).count().max(1) as u64;
         let stream = &mut self.streams[at];
-        (stream.end, stream.last) = (end, self.clock);
+        stream.last = self.clock;
+        if end <= stream.end {
+            // Overtaken by one that came after it.
+            return None;
+        }
+        stream.end = end;
         stream.window = (stream.window * 2).max(AHEAD_FIRST_BYTES).min(reach.each).min(reach.all / active);
         let mut target = end.saturating_add(stream.window);
         if end <= stream.border {
