@@ -2,13 +2,22 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ckpt_store::{Body, CheckpointId};
-use fuser::{FileAttr, FileType};
+use fuser::{FileAttr, FileType, INodeNo};
+
+use crate::node::{Attributes, Kind};
+use crate::tree::Tree;
+
+/// What one read should be, as programs are told.
+const BLOCK_BYTES: u32 = 1 << 20;
+/// The unit of `st_blocks`.
+const SECTOR_BYTES: u64 = 512;
 
 /// What a lookup found. Nothing is an inode of 0: a reply of that tells the kernel how long it may remember that nothing is there.
-#[derive(Debug, Clone, Copy)]
+/// To be kept until the kernel has it: before that, it is not told what changed.
+#[derive(Clone)]
 pub struct Found {
     /// What `stat` tells.
     pub attr: FileAttr,
@@ -16,6 +25,21 @@ pub struct Found {
     pub entry_ttl: Duration,
     /// How long the attributes may.
     pub attr_ttl: Duration,
+    pub(crate) _answering: Option<Arc<Tree>>,
+}
+
+/// What the kernel has to be told when the store has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// A name of a directory means something else now, or nothing.
+    Name {
+        /// The directory's inode.
+        parent: u64,
+        /// The name.
+        name: &'a str,
+    },
+    /// What `stat` tells of this inode is different.
+    Attributes(u64),
 }
 
 /// One name of a directory, as `readdir` gives it.
@@ -69,4 +93,39 @@ pub struct Space {
     pub block_bytes: u32,
     /// The longest name.
     pub name_bytes_max: u32,
+}
+
+/// What `stat` tells of an inode of this owner.
+pub fn file_attr(ino: u64, attributes: Attributes, owner: (u32, u32)) -> FileAttr {
+    let since = Duration::from_millis(attributes.mtime_ms.unsigned_abs());
+    let time = if attributes.mtime_ms < 0 { UNIX_EPOCH.checked_sub(since) } else { UNIX_EPOCH.checked_add(since) };
+    let time = time.unwrap_or(UNIX_EPOCH);
+    // The kernel takes no more.
+    let size = attributes.size.min(i64::MAX as u64);
+    FileAttr {
+        ino: INodeNo(ino),
+        size,
+        blocks: size.div_ceil(SECTOR_BYTES),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(attributes.kind),
+        perm: attributes.mode,
+        nlink: attributes.links,
+        uid: owner.0,
+        gid: owner.1,
+        rdev: 0,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+/// What the kernel calls a kind.
+pub fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Link => FileType::Symlink,
+    }
 }

@@ -1,4 +1,4 @@
-//! A directory that somebody has open: what was in it at that moment. Never counts a lookup, and never changes while it is open.
+//! A directory that somebody reads: what is in it. Never counts a lookup, and never changes.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::node::{Attributes, Row};
 use crate::tree;
 
-/// A directory that is open.
+/// A directory that somebody reads. To be kept until the kernel has what was read: before that, it is not told what changed.
 pub struct Directory {
     /// Its inode.
     pub inode: u64,
@@ -15,7 +15,12 @@ pub struct Directory {
     pub parent: u64,
     /// Its own.
     pub attributes: Attributes,
-    content: Content,
+    /// Whether it is as it is now, and not as it was when somebody began to read it.
+    pub is_current: bool,
+    /// What is in it.
+    pub content: Content,
+    /// The tree by which the answer is made, if it is.
+    pub(crate) _answering: Option<Arc<tree::Tree>>,
 }
 
 /// What a directory has in it.
@@ -29,16 +34,11 @@ pub enum Content {
 }
 
 impl Directory {
-    /// Opens what is in it now.
-    pub fn new(inode: u64, parent: u64, attributes: Attributes, content: Content) -> Self {
-        Self { inode, parent, attributes, content }
-    }
-
-    /// What it shows of the tree, if that is what it shows.
-    pub fn of_tree(&self) -> Option<&Arc<tree::Directory>> {
+    /// The version of what is in it; 0 where that never changes.
+    pub fn version(&self) -> u32 {
         match &self.content {
-            Content::Tree(directory) => Some(directory),
-            _ => None,
+            Content::Tree(directory) => directory.version,
+            _ => 0,
         }
     }
 

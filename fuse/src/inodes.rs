@@ -56,6 +56,12 @@ impl Inodes {
         Some((known.node.clone(), Some(known.attributes)))
     }
 
+    /// The number of a node, if the kernel knows it.
+    pub fn known(&self, node: &Node) -> Option<u64> {
+        let number = self.number(node);
+        (number == ROOT || self.lock().known.contains_key(&number)).then_some(number)
+    }
+
     /// The number that a node has, or would have if somebody looked it up now.
     pub fn number(&self, node: &Node) -> u64 {
         if *node == Node::root() { ROOT } else { self.lock().number(self.first(node), node) }

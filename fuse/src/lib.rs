@@ -26,15 +26,14 @@ mod mountinfo;
 mod mounts;
 mod names;
 mod node;
-mod open_directories;
 mod place;
-mod remembered;
 mod server;
 mod status;
 mod tree;
 mod unmount;
 mod views;
 mod warm;
+mod watch;
 mod workers;
 mod xattrs;
 

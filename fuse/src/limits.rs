@@ -39,14 +39,17 @@ pub const DAMAGE_LOOKED_FOR_AGAIN: Duration = Duration::from_secs(1);
 /// Damaged chunks that are told one by one.
 pub const TOLD_MAX: usize = 10_000;
 
-/// How old the tree may be when somebody asks. A look at HEAD takes some 5 µs.
-pub const TREE_AGE: Duration = Duration::from_millis(100);
+/// How often somebody looks whether the store has changed. A look at HEAD takes some 5 µs.
+pub const LOOK: Duration = Duration::from_millis(100);
 
-/// How long the kernel may believe what can change.
-pub const MOVING: Duration = Duration::from_secs(1);
-
-/// How long it may believe what can't.
+/// How long the kernel may believe what it was told: it is told what changes.
 pub const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long answers that are just on their way may keep news from the kernel.
+pub const ANSWERS: Duration = Duration::from_secs(1);
+
+/// Directories of runs that are kept as they were, for those who have read a part of them. One of 10,000 checkpoints takes 2 MB.
+pub const OLD_DIRECTORIES_MAX: usize = 32;
 
 /// About how many bytes parsed manifests take, with what follows from them. One of a checkpoint of 100 GB takes some MB; a larger
 /// one is kept alone.

@@ -1,14 +1,15 @@
-//! The tree as the catalog had it a moment ago. Never reads the catalog when nothing changed in the store, and goes on with
-//! what it knows while that can't be read.
+//! The tree as the catalog had it when somebody looked last. Never reads the catalog when nothing changed in the store, and goes
+//! on with what it knows while that can't be read.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
 use ckpt_store::{Entry, Store, best_of};
 use globset::{Glob, GlobMatcher};
 
-use crate::limits::TREE_AGE;
-use crate::tree::Tree;
+use crate::limits::OLD_DIRECTORIES_MAX;
+use crate::node::Node;
+use crate::tree::{Directory, Tree};
 use crate::{Error, Result};
 
 /// What is known of the catalog.
@@ -16,19 +17,16 @@ pub struct Listing {
     store: Arc<Store>,
     runs: Option<Runs>,
     tree: RwLock<Arc<Tree>>,
-    looked: Mutex<Looked>,
+    /// Directories as they were a while ago, for those who are reading them.
+    old: Mutex<VecDeque<Arc<Directory>>>,
+    /// What HEAD was when somebody looked last.
+    mark: Mutex<u64>,
 }
 
 /// Which runs are shown.
 struct Runs {
     text: String,
     matcher: GlobMatcher,
-}
-
-/// When somebody looked last, and what HEAD was then.
-struct Looked {
-    at: Instant,
-    mark: u64,
 }
 
 impl Listing {
@@ -38,41 +36,41 @@ impl Listing {
     /// When it can't be read, or `runs` is no glob.
     pub fn new(store: Arc<Store>, runs: Option<&str>) -> Result<Self> {
         let glob = |text: &str| {
-            let glob = Glob::new(text)
-                .map_err(|error| ckpt_store::Error::Invalid(format!("{text:?} is no glob: {}", error.kind())));
-            Ok::<_, Error>(Runs { text: text.to_owned(), matcher: glob?.compile_matcher() })
+            let invalid = |error: globset::Error| format!("{text:?} is no glob: {}", error.kind());
+            let glob = Glob::new(text).map_err(|error| ckpt_store::Error::Invalid(invalid(error)))?;
+            Ok::<_, Error>(Runs { text: text.to_owned(), matcher: glob.compile_matcher() })
         };
         let runs = runs.map(glob).transpose()?;
-        let mark = store.changes()?;
-        let tree = Arc::new(load(&store, runs.as_ref(), None)?);
-        let looked = Mutex::new(Looked { at: Instant::now(), mark });
-        Ok(Self { store, runs, tree: RwLock::new(tree), looked })
+        let mark = Mutex::new(store.changes()?);
+        let tree = RwLock::new(Arc::new(load(&store, runs.as_ref(), None)?));
+        Ok(Self { store, runs, tree, old: Mutex::default(), mark })
     }
 
-    /// The tree, as the store had it at most a moment ago if that can be read.
+    /// The tree as it is known.
     pub fn tree(&self) -> Arc<Tree> {
-        // Whoever looks does it for all who ask meanwhile: they get what there was.
-        if let Ok(mut looked) = self.looked.try_lock()
-            && looked.at.elapsed() >= TREE_AGE
-        {
-            // Before the catalog is read: what comes in between is seen the next time.
-            let mark = self.store.changes();
-            if let Ok(mark) = mark
-                && mark != looked.mark
-            {
-                let before = self.last();
-                if let Ok(tree) = load(&self.store, self.runs.as_ref(), Some(&before)) {
-                    *self.tree.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tree);
-                    looked.mark = mark;
-                }
-            }
-            looked.at = Instant::now();
-        }
-        self.last()
+        Arc::clone(&self.tree.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn last(&self) -> Arc<Tree> {
-        Arc::clone(&self.tree.read().unwrap_or_else(PoisonError::into_inner))
+    /// Looks whether anything changed; if so, the tree that was known so far and the one that is known now.
+    pub fn look(&self) -> Option<(Arc<Tree>, Arc<Tree>)> {
+        let mut known = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the catalog is read: what comes in between is seen the next time.
+        let mark = self.store.changes().ok().filter(|mark| mark != &*known)?;
+        let before = self.tree();
+        let tree = Arc::new(load(&self.store, self.runs.as_ref(), Some(&before)).ok()?);
+        *known = mark;
+        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        old.extend(tree.changed_since(&before).filter_map(|(then, _)| then.cloned()));
+        let surplus = old.len().saturating_sub(OLD_DIRECTORIES_MAX);
+        old.drain(..surplus);
+        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tree);
+        Some((before, tree))
+    }
+
+    /// A directory as it was in this version, if that is known.
+    pub fn old(&self, node: &Node, version: u32) -> Option<Arc<Directory>> {
+        let old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        old.iter().find(|directory| directory.version == version && directory.node == *node).cloned()
     }
 }
 

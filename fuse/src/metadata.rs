@@ -8,28 +8,26 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ckpt_store::{Body, CheckpointId, Content as File, Store};
-use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo};
+use fuser::{Errno, FileAttr, FileType};
 
-use crate::answers::{Found, Listed, ListedPlus, Source, Space};
+use crate::answers::{Change, Found, Listed, ListedPlus, Source, Space, file_attr, file_type};
 use crate::checkpoint::Checkpoint;
 use crate::directory::{Content, Directory};
 use crate::inodes::Inodes;
-use crate::limits::{FIXED, MOVING};
+use crate::limits::{ANSWERS, FIXED};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::node::{Attributes, Kind, Node, Row};
-use crate::remembered::Remembered;
+use crate::tree::{self, Tree};
 use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
-use crate::{Log, Result, tree};
+use crate::{Log, Result};
 
-/// What one read should be, as programs are told.
-const BLOCK_BYTES: u32 = 1 << 20;
-/// The unit of `st_blocks`.
-const SECTOR_BYTES: u64 = 512;
+/// Where the version stands in what reading goes on from.
+const VERSION_SHIFT: u32 = 32;
 
 /// Everything about paths but the bytes of files.
 pub struct Metadata {
@@ -39,9 +37,10 @@ pub struct Metadata {
     inodes: Inodes,
     owner: (u32, u32),
     log: Arc<dyn Log>,
-    remembered: Remembered,
     /// Checkpoints whose manifest could not be read, which was told.
     told: Mutex<HashSet<CheckpointId>>,
+    /// Trees that changed while somebody was answering by them for long: those answers may come after the news.
+    unsure: Mutex<Vec<(Arc<Tree>, Arc<Tree>)>>,
 }
 
 impl Metadata {
@@ -52,57 +51,35 @@ impl Metadata {
     pub fn new(store: Arc<Store>, runs: Option<&str>, owner: (u32, u32), log: Arc<dyn Log>) -> Result<Self> {
         let listing = Listing::new(Arc::clone(&store), runs)?;
         let (manifests, inodes) = (Manifests::default(), Inodes::new());
-        Ok(Self {
-            store,
-            listing,
-            manifests,
-            inodes,
-            owner,
-            log,
-            remembered: Remembered::default(),
-            told: Mutex::default(),
-        })
+        Ok(Self { store, listing, manifests, inodes, owner, log, unsure: Mutex::default(), told: Mutex::default() })
     }
 
     /// What is of this name in a directory, and counts that the kernel knows it.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> std::result::Result<Found, Errno> {
         let name = name.as_bytes();
-        let (node, found) = match self.node(parent)? {
+        let mut answering = None;
+        let found = match self.node(parent)? {
             node @ (Node::Runs(_) | Node::ById) => {
-                let tree = self.listing.tree();
+                let tree = answering.insert(self.listing.tree());
                 // One that is gone is as one that was removed: nothing is in it.
                 let item = tree.directory(&node).and_then(|directory| directory.get(name));
-                (node, item.map(|item| (item.node.clone(), item.attributes)))
+                item.map(|item| (item.node.clone(), item.attributes))
             }
-            node @ (Node::Checkpoint(_) | Node::Member(..) | Node::Tensors(_)) => {
-                let found = match node {
-                    Node::Tensors(id) => self.inside(id)?.tensor(name),
-                    Node::Member(id, number) => self.inside(id)?.get(Some(number), name),
-                    Node::Checkpoint(id) => self.inside(id)?.get(None, name),
-                    _ => None,
-                };
-                (node, found)
-            }
+            Node::Checkpoint(id) => self.inside(id)?.get(None, name),
+            Node::Member(id, number) => self.inside(id)?.get(Some(number), name),
+            Node::Tensors(id) => self.inside(id)?.tensor(name),
             _ => return Err(Errno::ENOTDIR),
         };
-        let entry_ttl = ttl_in(&node);
-        Ok(match found {
-            Some((node, attributes)) => {
-                let ino = self.inodes.look_up(&node, attributes);
-                Found { attr: self.attr(ino, attributes), entry_ttl, attr_ttl: ttl_of(&node) }
-            }
-            None => {
-                let nothing = Attributes { kind: Kind::File, mode: 0, links: 0, size: 0, mtime_ms: 0 };
-                Found { attr: self.attr(0, nothing), entry_ttl, attr_ttl: Duration::ZERO }
-            }
-        })
+        let (ino, attributes) = match found {
+            Some((node, attributes)) => (self.inodes.look_up(&node, attributes), attributes),
+            None => (0, Attributes { kind: Kind::File, mode: 0, links: 0, size: 0, mtime_ms: 0 }),
+        };
+        Ok(Found { attr: self.attr(ino, attributes), entry_ttl: FIXED, attr_ttl: FIXED, _answering: answering })
     }
 
     /// Takes lookups back.
     pub fn forget(&self, ino: u64, lookups: u64) {
-        if self.inodes.forget(ino, lookups) {
-            self.remembered.forget(ino);
-        }
+        self.inodes.forget(ino, lookups);
     }
 
     /// What `stat` tells of an inode, and how long that may be believed.
@@ -110,7 +87,7 @@ impl Metadata {
         let (node, known) = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
         let now = self.listing_of(&node).map(|directory| directory.attributes);
         let attributes = now.or(known).ok_or(Errno::ESTALE)?;
-        Ok((self.attr(ino, attributes), ttl_of(&node)))
+        Ok((self.attr(ino, attributes), FIXED))
     }
 
     /// Where a link points.
@@ -128,17 +105,27 @@ impl Metadata {
         }
     }
 
-    /// A directory as it is now, and what the kernel may do with what it remembers of it.
-    pub fn open_directory(&self, ino: u64) -> std::result::Result<(Arc<Directory>, FopenFlags), Errno> {
+    /// A directory to be read from `from` on: as it is now, or as it was when somebody began to read it.
+    pub fn directory(&self, ino: u64, from: u64) -> std::result::Result<Directory, Errno> {
         let (node, known) = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        let tree = self.listing.tree();
+        let (mut is_current, mut answering) = (true, None);
         let (parent, content) = match &node {
             Node::Runs(_) | Node::ById => {
-                let directory = self.listing_of(&node);
+                let mut directory = tree.directory(&node).cloned();
+                let version = (from >> VERSION_SHIFT) as u32;
+                if version > 0
+                    && directory.as_ref().is_none_or(|now| now.version != version)
+                    && let Some(old) = self.listing.old(&node, version)
+                {
+                    (directory, is_current) = (Some(old), false);
+                }
                 let directory = directory.unwrap_or_else(|| Arc::new(tree::Directory::gone(node.clone())));
+                answering = Some(tree);
                 (directory.parent.clone(), Content::Tree(directory))
             }
             Node::Checkpoint(id) => {
-                let parent = self.listing.tree().checkpoint(*id).map(|(parent, _)| parent);
+                let parent = tree.checkpoint(*id).map(|(parent, _)| parent);
                 (parent.unwrap_or_else(Node::root), Content::Members(self.inside(*id)?, None))
             }
             Node::Member(id, number) => {
@@ -157,23 +144,20 @@ impl Metadata {
         if attributes.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let directory = Arc::new(Directory::new(ino, self.inodes.number(&parent), attributes, content));
-        let keep =
-            if self.remembered.is_current(&directory) { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-        Ok((directory, FopenFlags::FOPEN_CACHE_DIR | keep))
+        let parent = self.inodes.number(&parent);
+        Ok(Directory { inode: ino, parent, attributes, is_current, content, _answering: answering })
     }
 
     /// Gives the names of a directory from `from` on, until `add` answers that it has no room for that one.
     pub fn entries(&self, directory: &Directory, from: u64, mut add: impl FnMut(Listed<'_>) -> bool) {
-        for at in from.. {
+        for at in place(from).. {
+            let next = next(directory, at);
             let full = match dots(directory, at) {
-                Some((name, ino)) => {
-                    add(Listed { name: OsStr::new(name), next: at + 1, ino, kind: FileType::Directory })
-                }
+                Some((name, ino)) => add(Listed { name: OsStr::new(name), next, ino, kind: FileType::Directory }),
                 None => {
                     let Some(Row { name, node, attributes }) = row(directory, at) else { return };
                     let kind = file_type(attributes.kind);
-                    add(Listed { name, next: at + 1, ino: self.inodes.number(&node), kind })
+                    add(Listed { name, next, ino: self.inodes.number(&node), kind })
                 }
             };
             if full {
@@ -184,22 +168,59 @@ impl Metadata {
 
     /// As [`Self::entries`] with what `stat` tells of each. Counts a lookup of each that was taken, but for `.` and `..`.
     pub fn entries_plus(&self, directory: &Directory, from: u64, mut add: impl FnMut(ListedPlus<'_>) -> bool) {
-        for at in from.. {
+        // What is read as it was is not what the kernel should remember.
+        let ttl = if directory.is_current { FIXED } else { Duration::ZERO };
+        for at in place(from).. {
+            let next = next(directory, at);
             if let Some((name, ino)) = dots(directory, at) {
                 // The kernel looks at nothing but the inode and that it is a directory.
                 let attr = self.attr(ino, directory.attributes);
-                if add(ListedPlus { name: OsStr::new(name), next: at + 1, attr, ttl: Duration::ZERO }) {
+                if add(ListedPlus { name: OsStr::new(name), next, attr, ttl: Duration::ZERO }) {
                     return;
                 }
                 continue;
             }
             let Some(Row { name, node, attributes }) = row(directory, at) else { return };
             let ino = self.inodes.look_up(&node, attributes);
-            let attr = self.attr(ino, attributes);
-            let ttl = if directory.of_tree().is_some() { MOVING } else { FIXED };
-            if add(ListedPlus { name, next: at + 1, attr, ttl }) {
+            if add(ListedPlus { name, next, attr: self.attr(ino, attributes), ttl }) {
                 self.forget(ino, 1);
                 return;
+            }
+        }
+    }
+
+    /// Looks whether the store has changed, and gives everything that the kernel may have wrong since. That is given when the
+    /// last answer is out that was made of what was known before.
+    pub fn look(&self, mut tell: impl FnMut(Change<'_>)) {
+        let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_answering = |tree: &Arc<Tree>| Arc::strong_count(tree) > 1;
+        unsure.retain(|(before, now)| {
+            let is_unsure = is_answering(before);
+            if !is_unsure {
+                self.changes(before, now, &mut tell);
+            }
+            is_unsure
+        });
+        let Some((before, now)) = self.listing.look() else { return };
+        let end = Instant::now() + ANSWERS;
+        while is_answering(&before) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.changes(&before, &now, &mut tell);
+        if is_answering(&before) {
+            unsure.push((before, now));
+        }
+    }
+
+    fn changes(&self, before: &Tree, now: &Tree, mut tell: impl FnMut(Change<'_>)) {
+        for (then, now) in now.changed_since(before) {
+            let Some(either) = now.or(then) else { continue };
+            let Some(inode) = self.inodes.known(&either.node) else { continue };
+            let nothing = tree::Directory::gone(either.node.clone());
+            let [then, now] = [then, now].map(|directory| directory.map_or(&nothing, |directory| &**directory));
+            then.changed_names(now).for_each(|name| tell(Change::Name { parent: inode, name }));
+            if then.attributes != now.attributes {
+                tell(Change::Attributes(inode));
             }
         }
     }
@@ -227,7 +248,7 @@ impl Metadata {
             free: there.f_bfree,
             available: there.f_bavail,
             files: self.listing.tree().len() as u64,
-            block_bytes: u32::try_from(there.f_frsize).unwrap_or(SECTOR_BYTES as u32),
+            block_bytes: u32::try_from(there.f_frsize).unwrap_or(512),
             name_bytes_max: crate::names::NAME_BYTES_MAX as u32,
         })
     }
@@ -239,30 +260,29 @@ impl Metadata {
             return Err(if matches!(node, Node::Link(_)) { Errno::ELOOP } else { Errno::EISDIR });
         };
         let inside = self.inside(checkpoint)?;
-        let manifest = Arc::clone(&inside.manifest);
-        let (file, body) = match &node {
+        let manifest = &inside.manifest;
+        let (file, body) = match node {
             Node::Member(_, number) => {
-                let file = manifest.files.get(*number as usize).ok_or(Errno::ESTALE)?;
+                let file = manifest.files.get(number as usize).ok_or(Errno::ESTALE)?;
                 let body = match file.content {
-                    File::File { .. } => Body::of_file(&manifest, *number).map(Arc::new),
+                    File::File { .. } => Body::of_file(manifest, number).map(Arc::new),
                     File::Directory => return Err(Errno::EISDIR),
                     File::Link { .. } => return Err(Errno::ELOOP),
                 };
                 (String::from_utf8_lossy(&file.path).into_owned(), body)
             }
-            Node::Safetensors(_) => (SAFETENSORS.to_owned(), inside.views.safetensors(&manifest).cloned()),
+            Node::Safetensors(_) => (SAFETENSORS.to_owned(), inside.views.safetensors(manifest).cloned()),
             Node::Tensor(_, number) => {
-                let name = inside.tensors().files.get(*number as usize).map(|file| &*file.name);
-                (format!("{}/{}", TENSORS, name.unwrap_or_default()), inside.tensors().body(*number))
+                let name = inside.tensors().files.get(number as usize).map(|file| &*file.name);
+                (format!("{TENSORS}/{}", name.unwrap_or_default()), inside.tensors().body(number))
             }
             _ => return Err(Errno::EISDIR),
         };
-        let body = body.ok_or(Errno::ESTALE)?;
         let name = match manifest.step {
             Some(step) => format!("{}@{step}", manifest.run),
             None => checkpoint.to_string(),
         };
-        Ok(Source { checkpoint, name, file, body })
+        Ok(Source { checkpoint, name, file, body: body.ok_or(Errno::ESTALE)? })
     }
 
     /// The regular files of a checkpoint: the inode of each, and what its bytes are made of.
@@ -340,28 +360,7 @@ impl Metadata {
     }
 
     fn attr(&self, ino: u64, attributes: Attributes) -> FileAttr {
-        let since = Duration::from_millis(attributes.mtime_ms.unsigned_abs());
-        let time = if attributes.mtime_ms < 0 { UNIX_EPOCH.checked_sub(since) } else { UNIX_EPOCH.checked_add(since) };
-        let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
-        // The kernel takes no more.
-        let size = attributes.size.min(i64::MAX as u64);
-        FileAttr {
-            ino: INodeNo(ino),
-            size,
-            blocks: size.div_ceil(SECTOR_BYTES),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: file_type(attributes.kind),
-            perm: attributes.mode,
-            nlink: attributes.links,
-            uid: self.owner.0,
-            gid: self.owner.1,
-            rdev: 0,
-            blksize: BLOCK_BYTES,
-            flags: 0,
-        }
+        file_attr(ino, attributes, self.owner)
     }
 }
 
@@ -374,24 +373,16 @@ fn dots(directory: &Directory, at: u64) -> Option<(&'static str, u64)> {
     }
 }
 
+/// The place in a directory that reading goes on from.
+fn place(from: u64) -> u64 {
+    from & ((1 << VERSION_SHIFT) - 1)
+}
+
+/// From where reading goes on behind a place: that tells the version as well, so that it goes on in what it began with.
+fn next(directory: &Directory, at: u64) -> u64 {
+    u64::from(directory.version()) << VERSION_SHIFT | (at + 1)
+}
+
 fn row(directory: &Directory, at: u64) -> Option<Row<'_>> {
     directory.row(usize::try_from(at.checked_sub(2)?).ok()?)
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Link => FileType::Symlink,
-    }
-}
-
-/// How long names in a directory may be believed.
-fn ttl_in(directory: &Node) -> Duration {
-    if matches!(directory, Node::Runs(_) | Node::ById) { MOVING } else { FIXED }
-}
-
-/// How long the attributes of a node may. A link that comes to point elsewhere is another node.
-fn ttl_of(node: &Node) -> Duration {
-    if matches!(node, Node::Runs(_) | Node::ById) { MOVING } else { FIXED }
 }

@@ -21,18 +21,18 @@ use crate::files::Files;
 use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
 use crate::materialize::{Materializer, Opening};
 use crate::metadata::Metadata;
-use crate::open_directories::OpenDirectories;
 use crate::warm::Warmer;
-use crate::{Error, Log, Mounted, Options, Result, place, status};
+use crate::{Error, Log, Mounted, Options, Result, place, status, watch};
 
 /// What is mounted.
 struct Server {
     metadata: Arc<Metadata>,
     files: Arc<Files>,
-    directories: OpenDirectories,
     facts: Facts,
     /// What is laid down whole, where that was asked for.
     materializer: Option<Arc<Materializer>>,
+    /// Whether the kernel opens directories without asking, if it is told to.
+    may_open_alone: bool,
 }
 
 /// Marks the handles of files that the kernel reads by itself.
@@ -60,10 +60,12 @@ pub fn start(store: Arc<Store>, directory: &Path, options: &Options, log: Arc<dy
     let sources =
         Sources { files: Arc::clone(&files), warmer: Arc::clone(&warmer), materializer: materializer.clone() };
     let facts = Facts::new(store.root(), directory, options, sources);
-    let server = Server { metadata, files, directories: OpenDirectories::default(), facts, materializer };
+    let server = Server { metadata: Arc::clone(&metadata), files, facts, materializer, may_open_alone: false };
     let session = Session::new(server, directory, &config)
         .and_then(Session::spawn)
         .map_err(|error| place::refusal(directory, error))?;
+    watch::start(&metadata, session.notifier())
+        .map_err(|source| Error::Io { what: "can't start a thread".into(), source })?;
     Ok(Mounted::new(session, directory, warmer, log))
 }
 
@@ -75,11 +77,13 @@ impl Filesystem for Server {
         let wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
         let _ = config.add_capabilities(wanted & config.capabilities());
+        self.may_open_alone = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         if let Some(materializer) = &self.materializer {
             if !rustix::process::geteuid().is_root() {
                 materializer.give_up("only root may hand files to the kernel");
@@ -189,31 +193,37 @@ impl Filesystem for Server {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.metadata.open_directory(inode.0) {
-            Ok((directory, flags)) => reply.opened(FileHandle(self.directories.open(directory)), flags),
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.may_open_alone {
+            // The kernel never asks again, keeps what it has read of directories, and is told what changes.
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+        }
+    }
+
+    fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        match self.metadata.directory(inode.0, offset) {
+            Ok(directory) => {
+                self.metadata.entries(&directory, offset, |entry| {
+                    reply.add(INodeNo(entry.ino), entry.next, entry.kind, entry.name)
+                });
+                reply.ok();
+            }
             Err(error) => reply.error(error),
         }
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let Some(directory) = self.directories.get(handle.0) else { return reply.error(Errno::EBADF) };
-        self.metadata
-            .entries(&directory, offset, |entry| reply.add(INodeNo(entry.ino), entry.next, entry.kind, entry.name));
-        reply.ok();
-    }
-
-    fn readdirplus(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let Some(directory) = self.directories.get(handle.0) else { return reply.error(Errno::EBADF) };
-        self.metadata.entries_plus(&directory, offset, |entry| {
-            reply.add(entry.attr.ino, entry.next, entry.name, &entry.ttl, &entry.attr, Generation(0))
-        });
-        reply.ok();
-    }
-
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.directories.close(handle.0);
-        reply.ok();
+    fn readdirplus(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        match self.metadata.directory(inode.0, offset) {
+            Ok(directory) => {
+                self.metadata.entries_plus(&directory, offset, |entry| {
+                    reply.add(entry.attr.ino, entry.next, entry.name, &entry.ttl, &entry.attr, Generation(0))
+                });
+                reply.ok();
+            }
+            Err(error) => reply.error(error),
+        }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -12,17 +12,24 @@ use crate::node::{Attributes, Link, Node};
 /// The directory of checkpoints by their ids, in the root.
 const BY_ID: &str = "by-id";
 
+/// The last version of a directory before the first one comes again.
+const VERSION_MAX: u32 = i32::MAX as u32;
+
 /// All directories above those of checkpoints, at one moment.
 pub struct Tree {
     directories: HashMap<Arc<str>, Arc<Directory>>,
     by_id: Arc<Directory>,
     places: HashMap<CheckpointId, Place>,
     entries: Vec<Entry>,
+    /// Of the directories that are new in it.
+    version: u32,
 }
 
 /// A directory of the tree.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Directory {
+    /// Another number for each that it was lately, none of them 0, below 2^31.
+    pub version: u32,
     /// What it is.
     pub node: Node,
     /// What it is in.
@@ -63,20 +70,17 @@ impl Tree {
         before: Option<&Self>,
     ) -> Self {
         let mut drafts = drafts(&entries, made_ms);
-        let mut tree = Self {
-            directories: HashMap::new(),
-            by_id: Arc::new(Directory::root(made_ms)),
-            places: HashMap::new(),
-            entries,
-        };
-        let mut ids = Directory { node: Node::ById, ..Directory::root(drafts[0].mtime_ms) };
+        let version = before.map_or(0, |before| before.version) % VERSION_MAX + 1;
+        let by_id = Arc::new(Directory::root(made_ms));
+        let mut tree = Self { directories: HashMap::new(), by_id, places: HashMap::new(), entries, version };
+        let mut ids = Directory { version, node: Node::ById, ..Directory::root(drafts[0].mtime_ms) };
         for at in 0..drafts.len() {
             let directory = tree.fill(&mut drafts, at, &best, &mut ids);
             let kept = before.and_then(|before| before.directories.get(&drafts[at].path));
-            let kept = kept.filter(|kept| ***kept == directory).cloned();
+            let kept = kept.filter(|kept| kept.is_as(&directory)).cloned();
             tree.directories.insert(Arc::clone(&drafts[at].path), kept.unwrap_or_else(|| Arc::new(directory)));
         }
-        let kept = before.map(|before| &before.by_id).filter(|before| ***before == ids);
+        let kept = before.map(|before| &before.by_id).filter(|before| before.is_as(&ids));
         tree.by_id = kept.cloned().unwrap_or_else(|| Arc::new(ids));
         tree
     }
@@ -88,6 +92,22 @@ impl Tree {
             Node::ById => Some(&self.by_id),
             _ => None,
         }
+    }
+
+    /// The directories that are not as they were in the tree `before`: how they were, and how they are now. One is missing where
+    /// it was not there.
+    pub fn changed_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (Option<&'a Arc<Directory>>, Option<&'a Arc<Directory>>)> {
+        let both = |tree: &'a Self| tree.directories.values().chain([&tree.by_id]);
+        let of = |tree: &'a Self, directory: &Directory| tree.directory(&directory.node);
+        let now = both(self).map(move |now| (of(before, now), Some(now)));
+        let gone = both(before).filter(move |then| of(self, then).is_none()).map(|then| (Some(then), None));
+        now.chain(gone).filter(|(then, now)| match (then, now) {
+            (Some(then), Some(now)) => !Arc::ptr_eq(then, now),
+            _ => true,
+        })
     }
 
     /// The directory of runs that a checkpoint is in, and what the catalog says of it.
@@ -111,6 +131,7 @@ impl Tree {
     ) -> Directory {
         let path = Arc::clone(&drafts[at].path);
         let mut directory = Directory {
+            version: self.version,
             node: Node::Runs(Arc::clone(&path)),
             parent: Node::Runs(Arc::clone(&drafts[drafts[at].parent].path)),
             attributes: drafts[at].attributes(at),
@@ -181,6 +202,24 @@ impl Directory {
         self.names.get(std::str::from_utf8(name).ok()?).and_then(|at| self.items.get(*at))
     }
 
+    /// The names that mean something else in `other`, or are in one of them only.
+    pub fn changed_names<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        let is_other = |name: &str| {
+            other
+                .get(name.as_bytes())
+                .is_none_or(|there| self.get(name.as_bytes()).is_none_or(|here| here.node != there.node))
+        };
+        let mine = self.items.iter().map(|item| &*item.name).filter(move |name| is_other(name));
+        let theirs = other.items.iter().map(|item| &*item.name);
+        mine.chain(theirs.filter(|name| !self.names.contains_key(*name)))
+    }
+
+    /// Whether it is as `other` is.
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.parent, self.attributes, &self.whole_name, &self.items)
+            == (&other.parent, other.attributes, &other.whole_name, &other.items)
+    }
+
     /// One that is no longer in the tree: nothing is in it.
     pub fn gone(node: Node) -> Self {
         Self { node, ..Self::root(0) }
@@ -189,7 +228,7 @@ impl Directory {
     fn root(mtime_ms: i64) -> Self {
         let attributes = Attributes::directory(2, mtime_ms);
         let (node, parent) = (Node::root(), Node::root());
-        Self { node, parent, attributes, whole_name: None, items: Vec::new(), names: HashMap::new() }
+        Self { version: 0, node, parent, attributes, whole_name: None, items: Vec::new(), names: HashMap::new() }
     }
 
     /// Adds what `make` makes of the name that is given: that which is shown, or when it is there already one that is not.

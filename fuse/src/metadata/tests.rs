@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use ckpt_store::{PutRequest, Quiet};
 use tempfile::TempDir;
@@ -70,18 +71,6 @@ impl Fixture {
     }
 }
 
-/// Asks until the answer is `wanted`, as the tree may be a moment old.
-fn wait_for<T>(mut ask: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    for _ in 0..1000 {
-        let answer = ask();
-        if wanted(&answer) {
-            return answer;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("it never came");
-}
-
 fn find(metadata: &Metadata, path: &str) -> Option<Found> {
     let mut found = None;
     let mut parent = ROOT;
@@ -98,7 +87,7 @@ fn find(metadata: &Metadata, path: &str) -> Option<Found> {
 
 /// All names of a directory with what is told of them, as one reader who has room for `room` names at a time gets them.
 fn list(metadata: &Metadata, ino: u64, room: usize) -> BTreeMap<Vec<u8>, FileAttr> {
-    let (directory, _) = metadata.open_directory(ino).expect("a directory");
+    let directory = metadata.directory(ino, 0).expect("a directory");
     let mut listed = BTreeMap::new();
     let mut from = 0;
     loop {
@@ -147,7 +136,7 @@ fn walk(metadata: &Metadata) -> BTreeMap<String, FileAttr> {
                 directories += 1;
                 left.push((path.clone(), listed.ino.0, ino));
             } else {
-                assert_eq!(metadata.open_directory(listed.ino.0).err(), Some(Errno::ENOTDIR));
+                assert_eq!(metadata.directory(listed.ino.0, 0).err(), Some(Errno::ENOTDIR));
             }
             assert!(all.insert(path, listed).is_none());
         }
@@ -239,31 +228,31 @@ fn new_ones_appear_and_dropped_ones_leave_but_what_is_known_stays() {
     let fixture = Fixture::new();
     let file = fixture.file("a.ckpt", b"bytes");
     let metadata = fixture.metadata(None);
-    assert!(find(&metadata, "a").is_none());
+    let find = |path: &str| {
+        metadata.look(|_| ());
+        find(&metadata, path).map(|found| found.attr)
+    };
+    assert_eq!(find("a"), None);
     assert_eq!(metadata.statfs().map(|space| space.files), Ok(0));
     fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
-    let first = wait_for(|| find(&metadata, "a/step-5"), Option::is_some).expect("it");
-    assert_eq!((first.entry_ttl, first.attr_ttl), (MOVING, FIXED));
-    let inside = find(&metadata, "a/step-5/a.ckpt").expect("its file");
-    assert_eq!((inside.entry_ttl, inside.attr_ttl), (FIXED, FIXED));
-    let latest = find(&metadata, "a/latest").expect("a link").attr.ino.0;
+    let first = find("a/step-5").expect("it");
+    let inside = find("a/step-5/a.ckpt").expect("its file");
+    let latest = find("a/latest").expect("a link").ino.0;
     // Another of the same step is another directory.
     fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
-    let second = wait_for(|| find(&metadata, "a/step-5"), |found| found.is_some_and(|found| found.attr != first.attr));
-    assert_ne!(second.map(|found| found.attr.ino), Some(first.attr.ino));
+    let second = find("a/step-5").expect("another");
+    assert_ne!(second.ino, first.ino);
     fixture.put("a", Some(6), &[file], None, &[]);
-    let moved = wait_for(|| find(&metadata, "a/latest"), |found| found.is_some_and(|found| found.attr.ino.0 != latest));
-    let moved = moved.expect("a link").attr.ino.0;
+    let moved = find("a/latest").expect("a link").ino.0;
     assert_eq!((metadata.read_link(latest), metadata.read_link(moved)), (Ok(b"step-5".into()), Ok(b"step-6".into())));
     fixture.store.remove(&["a@5".into(), "a@6".into()]).expect("removed");
-    wait_for(|| find(&metadata, "a"), Option::is_none);
-    let gone = second.expect("it").attr.ino.0;
-    assert_eq!(metadata.attributes(inside.attr.ino.0), Ok((inside.attr, FIXED)));
-    assert_eq!(metadata.attributes(gone).map(|(attr, _)| attr.ino.0), Ok(gone));
-    assert_eq!(metadata.xattr(inside.attr.ino.0, OsStr::new("user.ckpt.run")), Ok(b"a".into()));
+    assert_eq!(find("a"), None);
+    assert_eq!(metadata.attributes(inside.ino.0), Ok((inside, FIXED)));
+    assert_eq!(metadata.attributes(second.ino.0), Ok((second, FIXED)));
+    assert_eq!(metadata.xattr(inside.ino.0, OsStr::new("user.ckpt.run")), Ok(b"a".into()));
     // Nobody looked into it, and then its manifest goes away.
     fs::remove_dir_all(fixture.store.root().join("checkpoints")).expect("removed");
-    assert_eq!(metadata.lookup(gone, OsStr::new("a.ckpt")).err(), Some(Errno::ESTALE));
+    assert_eq!(metadata.lookup(second.ino.0, OsStr::new("a.ckpt")).err(), Some(Errno::ESTALE));
     assert!(fixture.lines.0.lock().expect("no poison").is_empty());
 }
 
@@ -277,7 +266,7 @@ fn a_damaged_manifest_is_an_error_that_is_told_once() {
     let found = find(&metadata, "a/step-5").expect("its directory is known without it");
     for _ in 0..3 {
         assert_eq!(metadata.lookup(found.attr.ino.0, OsStr::new("a.ckpt")).err(), Some(Errno::EIO));
-        assert_eq!(metadata.open_directory(found.attr.ino.0).err(), Some(Errno::EIO));
+        assert_eq!(metadata.directory(found.attr.ino.0, 0).err(), Some(Errno::EIO));
     }
     let lines = fixture.lines.0.lock().expect("no poison").clone();
     assert!(lines.len() == 1 && lines[0].starts_with("a@5 can't be shown: "), "{lines:?}");
@@ -291,46 +280,121 @@ fn a_store_that_can_not_be_read_for_a_moment_is_shown_as_it_was() {
     let metadata = fixture.metadata(None);
     let (head, aside) = (fixture.store.root().join("HEAD"), fixture.store.root().join("HEAD.aside"));
     fs::rename(&head, &aside).expect("renamed");
-    std::thread::sleep(Duration::from_millis(300));
+    metadata.look(|change| panic!("{change:?}"));
     assert!(find(&metadata, "a/step-5/a.ckpt").is_some());
     fs::write(&head, b"no head").expect("written");
-    std::thread::sleep(Duration::from_millis(300));
+    metadata.look(|change| panic!("{change:?}"));
     assert!(find(&metadata, "a/step-5").is_some());
     fs::rename(&aside, &head).expect("renamed");
     fixture.put("a", Some(6), &[fixture.file("a.ckpt", b"bytes")], None, &[]);
-    wait_for(|| find(&metadata, "a/step-6"), Option::is_some);
+    metadata.look(|_| ());
+    assert!(find(&metadata, "a/step-6").is_some());
+}
+
+/// What the kernel is told after a look.
+fn news(metadata: &Metadata) -> BTreeSet<String> {
+    let mut news = BTreeSet::new();
+    metadata.look(|change| {
+        news.insert(match change {
+            Change::Name { parent, name } => {
+                assert!(parent == ROOT || metadata.attributes(parent).is_ok());
+                format!("{parent} {name}")
+            }
+            Change::Attributes(inode) => inode.to_string(),
+        });
+    });
+    news
 }
 
 #[test]
-fn the_kernel_keeps_what_it_read_of_a_directory_until_that_changes() {
+fn the_kernel_is_told_what_changed_and_nothing_else() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.ckpt", b"bytes");
+    fixture.put("a/b", Some(5), std::slice::from_ref(&file), None, &["good"]);
+    let metadata = fixture.metadata(None);
+    let ino = |path: &str| find(&metadata, path).expect("it is there").attr.ino.0;
+    let (a, b, ids) = (ino("a"), ino("a/b"), ino("by-id"));
+    let all = |parts: &[&[String]]| parts.concat().into_iter().collect::<BTreeSet<_>>();
+    let times = [ROOT, a, b, ids].map(|inode| inode.to_string());
+    assert!(news(&metadata).is_empty());
+    let id = fixture.put("a/b", Some(6), std::slice::from_ref(&file), None, &[]);
+    assert_eq!(find(&metadata, "a/b/step-6").map(|_| ()), None, "nobody has looked");
+    let names = [format!("{b} step-6"), format!("{b} latest"), format!("{ids} {id}")];
+    assert_eq!(news(&metadata), all(&[&times, &names]));
+    assert!(news(&metadata).is_empty());
+    let (second, latest) = (ino("a/b/step-6"), ino("a/b/latest"));
+    // A tag moves: the time of the directory is what it was.
+    fixture.store.tag("a/b@6", "good").expect("a tag");
+    assert_eq!(news(&metadata), [format!("{b} good")].into());
+    fixture.store.pin("a/b@6", true).expect("a pin");
+    assert!(news(&metadata).is_empty(), "what nobody sees is no news");
+    fixture.store.pin("a/b@6", false).expect("no pin");
+    assert!(news(&metadata).is_empty());
+    fixture.store.remove(&["a/b@6".into()]).expect("removed");
+    let names = [format!("{b} step-6"), format!("{b} latest"), format!("{b} good"), format!("{ids} {id}")];
+    assert_eq!(news(&metadata), all(&[&times, &names]));
+    fixture.store.remove(&["a/b@5".into()]).expect("removed");
+    let gone = news(&metadata);
+    assert!(gone.contains(&format!("{ROOT} a")) && gone.contains(&format!("{a} b")), "{gone:?}");
+    // What is not known to the kernel is nothing to tell.
+    [a, b, ids, second, latest].into_iter().for_each(|inode| metadata.forget(inode, 1000));
+    fixture.put("a/b", Some(7), &[file], None, &[]);
+    assert_eq!(news(&metadata), [format!("{ROOT} a"), ROOT.to_string()].into());
+}
+
+#[test]
+fn news_come_after_the_last_answer_made_of_what_was_known_before() {
     let fixture = Fixture::new();
     let file = fixture.file("a.ckpt", b"bytes");
     fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
     let metadata = fixture.metadata(None);
     let run = find(&metadata, "a").expect("a run").attr.ino.0;
-    let checkpoint = find(&metadata, "a/step-5").expect("a checkpoint").attr.ino.0;
-    let opened = |ino: u64| {
-        let (directory, flags) = metadata.open_directory(ino).expect("a directory");
-        assert!(flags.contains(FopenFlags::FOPEN_CACHE_DIR));
-        (directory, flags.contains(FopenFlags::FOPEN_KEEP_CACHE))
+    let answering = metadata.lookup(run, OsStr::new("step-6")).expect("nothing");
+    fixture.put("a", Some(6), &[file], None, &[]);
+    let name = format!("{run} step-6");
+    // It waits for a while, then it tells all the same, and once more when the answer is out.
+    assert!(news(&metadata).contains(&name));
+    assert!(news(&metadata).is_empty());
+    drop(answering);
+    assert!(news(&metadata).contains(&name));
+    assert!(news(&metadata).is_empty());
+}
+
+#[test]
+fn who_reads_a_directory_reads_on_in_what_it_was() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.ckpt", b"bytes");
+    for step in 1..6 {
+        fixture.put("a", Some(step), std::slice::from_ref(&file), None, &[]);
+    }
+    let metadata = fixture.metadata(None);
+    let run = find(&metadata, "a").expect("a run").attr.ino.0;
+    let read = |from: u64, count: usize| {
+        let directory = metadata.directory(run, from).expect("a directory");
+        let (mut names, mut next) = (Vec::new(), from);
+        metadata.entries_plus(&directory, from, |entry| {
+            if names.len() == count {
+                return true;
+            }
+            let ttl =
+                if directory.is_current && !entry.name.as_bytes().starts_with(b".") { FIXED } else { Duration::ZERO };
+            assert_eq!(entry.ttl, ttl);
+            names.push(entry.name.to_str().expect("text").to_owned());
+            next = entry.next;
+            false
+        });
+        (names, next, directory.is_current)
     };
-    assert!(opened(checkpoint).1, "what can't change is kept from the first time on");
-    let old = opened(run);
-    assert!(!old.1);
-    assert!(opened(run).1);
-    fixture.put("a", Some(6), std::slice::from_ref(&file), None, &["t"]);
-    wait_for(|| find(&metadata, "a/step-6"), Option::is_some);
-    assert!(!opened(run).1);
-    assert!(!opened(run).1, "somebody who still reads the old one may bring the kernel old names");
-    drop(old);
-    assert!(!opened(run).1);
-    assert!(opened(run).1);
-    // A change elsewhere is none here.
-    fixture.put("b", Some(6), &[file], None, &[]);
-    wait_for(|| find(&metadata, "b"), Option::is_some);
-    assert!(opened(run).1);
-    metadata.forget(run, 1000);
-    assert!(metadata.remembered.is_empty());
+    let (first, next, _) = read(0, 4);
+    assert_eq!(first, [".", "..", "step-1", "step-2"]);
+    fixture.store.remove(&["a@1".into(), "a@4".into()]).expect("removed");
+    metadata.look(|_| ());
+    assert_eq!(read(next, 9), (["step-3", "step-4", "step-5", "latest"].map(str::to_owned).into(), next + 4, false));
+    assert_eq!(read(0, 9).0, [".", "..", "step-2", "step-3", "step-5", "latest"]);
+    assert!(read(0, 9).2);
+    // One that was long ago is read on where it would be now.
+    assert_eq!(read(77 << 32 | 4, 9).0, ["step-5", "latest"]);
+    assert!(read(u64::MAX, 9).0.is_empty());
 }
 
 #[test]
@@ -364,8 +428,8 @@ fn only_files_have_bytes_and_only_links_a_target() {
     let metadata = fixture.metadata(None);
     let ino = |path: &str| find(&metadata, path).expect("it is there").attr.ino.0;
     let source = metadata.source(ino("a/step-5/model.bin")).expect("a source");
-    assert_eq!((source.checkpoint, &*source.name, &*source.file), (id, "a@5", "model.bin"));
-    assert_eq!(source.body.len(), 100_000);
+    assert_eq!((source.checkpoint, source.body.len()), (id, 100_000));
+    assert_eq!((&*source.name, &*source.file), ("a@5", "model.bin"));
     for (path, error) in [
         ("a", Errno::EISDIR),
         ("by-id", Errno::EISDIR),
@@ -382,7 +446,7 @@ fn only_files_have_bytes_and_only_links_a_target() {
     for ino in [0, 99] {
         assert_eq!(metadata.attributes(ino).err(), Some(Errno::ESTALE));
         assert_eq!(metadata.lookup(ino, OsStr::new("a")).err(), Some(Errno::ESTALE));
-        assert_eq!(metadata.open_directory(ino).err(), Some(Errno::ESTALE));
+        assert_eq!(metadata.directory(ino, 0).err(), Some(Errno::ESTALE));
         metadata.forget(ino, 1);
     }
     assert_eq!(metadata.lookup(ino("a/step-5/model.bin"), OsStr::new("x")).map(|found| found.attr.ino.0), Ok(0));
