@@ -60,3 +60,6 @@ pub const LAID_WAITING_MAX: usize = 1024;
 
 /// How long no file is laid down when one could not be: a full disk stays so for a while.
 pub const LAID_PAUSE: Duration = Duration::from_secs(60);
+
+/// Bytes that are written at once of a file that is laid down: a multiple of `TASK_BYTES` and of the largest page.
+pub const LAID_PIECE_BYTES: u64 = 4 << 20;

@@ -15,7 +15,7 @@ use fuser::BackingId;
 
 use crate::files::Files;
 use crate::laid::{Laid, Way};
-use crate::limits::{LAID_PAUSE, LAID_WAITING_MAX, TASK_BYTES};
+use crate::limits::{LAID_PAUSE, LAID_PIECE_BYTES, LAID_WAITING_MAX, TASK_BYTES};
 use crate::{Error, Log, Materialize, Materialized, Result};
 
 /// What the directory of one mount is called in the one that was asked for, before the number of its process.
@@ -277,16 +277,24 @@ impl Shared {
     fn write(&self, task: &Task, handle: u64) -> io::Result<()> {
         let path = self.path(task.ino);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        // In large pieces at multiples of their length: the kernel then keeps the file in large pages, and maps it in large pages.
+        let mut piece = Vec::with_capacity(LAID_PIECE_BYTES as usize);
         let mut at = 0;
         while at < task.body.len() {
             if self.lock().has_ended {
                 return Err(ErrorKind::Interrupted.into());
             }
-            let slices = self.files.read(handle, at, TASK_BYTES).ok_or(ErrorKind::NotFound)?;
-            for slice in slices.map_err(io::Error::other)? {
-                file.write_all(&slice)?;
-                at += slice.len() as u64;
+            while at < task.body.len() && (piece.len() as u64) < LAID_PIECE_BYTES {
+                let slices = self.files.read(handle, at, TASK_BYTES).ok_or(ErrorKind::NotFound)?;
+                let before = piece.len();
+                slices.map_err(io::Error::other)?.iter().for_each(|slice| piece.extend_from_slice(slice));
+                if piece.len() == before {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                at += (piece.len() - before) as u64;
             }
+            file.write_all(&piece)?;
+            piece.clear();
         }
         // What the disk refuses later would be gone without a word.
         file.sync_all()
