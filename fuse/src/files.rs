@@ -179,6 +179,11 @@ impl Files {
         }
     }
 
+    /// Bytes that the chunks of a file of a checkpoint take in the packs.
+    pub fn stored_bytes(&self, checkpoint: CheckpointId, file: u32) -> Result<u64> {
+        self.checkpoint(checkpoint)?.stored_bytes(file, &Quiet)
+    }
+
     fn checkpoint(&self, id: CheckpointId) -> Result<Arc<OpenCheckpoint>> {
         // Held while opening: whoever else wants it waits for the same one.
         let mut checkpoints = self.lock();

@@ -15,7 +15,7 @@ use fuser::{Errno, FileAttr, FileType};
 
 use crate::answers::{Change, Found, Listed, ListedPlus, Source, Space, file_attr, file_type};
 use crate::checkpoint::Checkpoint;
-use crate::directory::{Content, Directory};
+use crate::directory::{Content, Directory, place, version};
 use crate::inodes::Inodes;
 use crate::limits::{ANSWERS, FIXED};
 use crate::listing::Listing;
@@ -25,9 +25,6 @@ use crate::tree::{self, Tree};
 use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
 use crate::{Log, Result};
-
-/// Where the version stands in what reading goes on from.
-const VERSION_SHIFT: u32 = 32;
 
 /// Everything about paths but the bytes of files.
 pub struct Metadata {
@@ -113,7 +110,7 @@ impl Metadata {
         let (parent, content) = match &node {
             Node::Runs(_) | Node::ById => {
                 let mut directory = tree.directory(&node).cloned();
-                let version = (from >> VERSION_SHIFT) as u32;
+                let version = version(from);
                 if version > 0
                     && directory.as_ref().is_none_or(|now| now.version != version)
                     && let Some(old) = self.listing.old(&node, version)
@@ -151,11 +148,11 @@ impl Metadata {
     /// Gives the names of a directory from `from` on, until `add` answers that it has no room for that one.
     pub fn entries(&self, directory: &Directory, from: u64, mut add: impl FnMut(Listed<'_>) -> bool) {
         for at in place(from).. {
-            let next = next(directory, at);
-            let full = match dots(directory, at) {
+            let next = directory.next(at);
+            let full = match directory.dots(at) {
                 Some((name, ino)) => add(Listed { name: OsStr::new(name), next, ino, kind: FileType::Directory }),
                 None => {
-                    let Some(Row { name, node, attributes }) = row(directory, at) else { return };
+                    let Some(Row { name, node, attributes }) = directory.row(at) else { return };
                     let kind = file_type(attributes.kind);
                     add(Listed { name, next, ino: self.inodes.number(&node), kind })
                 }
@@ -171,8 +168,8 @@ impl Metadata {
         // What is read as it was is not what the kernel should remember.
         let ttl = if directory.is_current { FIXED } else { Duration::ZERO };
         for at in place(from).. {
-            let next = next(directory, at);
-            if let Some((name, ino)) = dots(directory, at) {
+            let next = directory.next(at);
+            if let Some((name, ino)) = directory.dots(at) {
                 // The kernel looks at nothing but the inode and that it is a directory.
                 let attr = self.attr(ino, directory.attributes);
                 if add(ListedPlus { name: OsStr::new(name), next, attr, ttl: Duration::ZERO }) {
@@ -180,7 +177,7 @@ impl Metadata {
                 }
                 continue;
             }
-            let Some(Row { name, node, attributes }) = row(directory, at) else { return };
+            let Some(Row { name, node, attributes }) = directory.row(at) else { return };
             let ino = self.inodes.look_up(&node, attributes);
             if add(ListedPlus { name, next, attr: self.attr(ino, attributes), ttl }) {
                 self.forget(ino, 1);
@@ -225,11 +222,21 @@ impl Metadata {
         }
     }
 
-    /// The value of an extended attribute.
-    pub fn xattr(&self, ino: u64, name: &OsStr) -> std::result::Result<Vec<u8>, Errno> {
+    /// The value of an extended attribute. `stored` tells what a file takes, by its number in the manifest.
+    pub fn xattr(
+        &self,
+        ino: u64,
+        name: &OsStr,
+        stored: impl FnOnce(CheckpointId, u32) -> std::result::Result<u64, Errno>,
+    ) -> std::result::Result<Vec<u8>, Errno> {
         // The kernel asks for others at each turn.
         if !name.as_bytes().starts_with(xattrs::PREFIX.as_bytes()) {
             return Err(Errno::NO_XATTR);
+        }
+        if name == xattrs::STORED_BYTES
+            && let Some((id, file)) = self.stored_file(ino)
+        {
+            return Ok(stored(id, file)?.to_string().into_bytes());
         }
         let mut all = self.xattrs(ino)?.into_iter();
         all.find(|(known, _)| *known == name).map(|(_, value)| value).ok_or(Errno::NO_XATTR)
@@ -237,7 +244,17 @@ impl Metadata {
 
     /// The names of all extended attributes, each with a NUL behind it.
     pub fn xattr_names(&self, ino: u64) -> std::result::Result<Vec<u8>, Errno> {
-        Ok(xattrs::list(&self.xattrs(ino)?))
+        let mut all = self.xattrs(ino)?;
+        all.extend(self.stored_file(ino).map(|_| (xattrs::STORED_BYTES, Vec::new())));
+        Ok(xattrs::list(&all))
+    }
+
+    /// The regular file of a checkpoint that this is.
+    fn stored_file(&self, ino: u64) -> Option<(CheckpointId, u32)> {
+        match self.inodes.get(ino)? {
+            (Node::Member(id, number), Some(attributes)) if attributes.kind == Kind::File => Some((id, number)),
+            _ => None,
+        }
     }
 
     /// The room that there is.
@@ -362,27 +379,4 @@ impl Metadata {
     fn attr(&self, ino: u64, attributes: Attributes) -> FileAttr {
         file_attr(ino, attributes, self.owner)
     }
-}
-
-/// The names that every directory has, and their inodes.
-fn dots(directory: &Directory, at: u64) -> Option<(&'static str, u64)> {
-    match at {
-        0 => Some((".", directory.inode)),
-        1 => Some(("..", directory.parent)),
-        _ => None,
-    }
-}
-
-/// The place in a directory that reading goes on from.
-fn place(from: u64) -> u64 {
-    from & ((1 << VERSION_SHIFT) - 1)
-}
-
-/// From where reading goes on behind a place: that tells the version as well, so that it goes on in what it began with.
-fn next(directory: &Directory, at: u64) -> u64 {
-    u64::from(directory.version()) << VERSION_SHIFT | (at + 1)
-}
-
-fn row(directory: &Directory, at: u64) -> Option<Row<'_>> {
-    directory.row(usize::try_from(at.checked_sub(2)?).ok()?)
 }

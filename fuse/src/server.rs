@@ -246,7 +246,8 @@ impl Filesystem for Server {
         let value = if inode == INodeNo::ROOT && name == status::ATTRIBUTE {
             Ok(self.facts.status().to_bytes())
         } else {
-            self.metadata.xattr(inode.0, name)
+            let stored = |id, file| self.files.stored_bytes(id, file).map_err(|error| errno(&error));
+            self.metadata.xattr(inode.0, name, stored)
         };
         answer_xattr(value, size, reply);
     }

@@ -4,6 +4,8 @@ use ckpt_store::CheckpointId;
 
 /// What all of their names begin with.
 pub const PREFIX: &str = "user.ckpt.";
+/// Bytes that it takes in packs.
+pub const STORED_BYTES: &str = "user.ckpt.stored_bytes";
 /// The longest value that Linux hands on.
 const VALUE_BYTES_MAX: usize = 64 << 10;
 
@@ -27,7 +29,7 @@ impl About<'_> {
             all.push(("user.ckpt.run", run.to_owned()));
             all.extend(step.map(|step| ("user.ckpt.step", step.to_string())));
         }
-        all.extend(self.stored_bytes.map(|bytes| ("user.ckpt.stored_bytes", bytes.to_string())));
+        all.extend(self.stored_bytes.map(|bytes| (STORED_BYTES, bytes.to_string())));
         all.extend(self.whole_name.map(|name| ("user.ckpt.name", name.to_owned())));
         let bytes = |(name, value): (_, String)| {
             let mut value = value.into_bytes();

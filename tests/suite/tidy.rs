@@ -21,6 +21,24 @@ const RANKS: &[&[&str]] = &[
     &["id"],
 ];
 
+/// The modules of the mount, in the same way.
+const FUSE_RANKS: &[&[&str]] = &[
+    &["server"],
+    &["facts", "watch"],
+    &["mounted", "materialize"],
+    &["warm", "look", "place", "unmount", "laid"],
+    &["files", "metadata", "mounts", "status"],
+    &["workers", "ahead", "directory", "manifests", "listing", "answers", "mountinfo"],
+    &["checkpoint", "tree"],
+    &["members", "views", "inodes"],
+    &["node", "names", "xattrs", "limits", "errno", "error"],
+];
+
+/// Modules of the mount that do nothing but reckon, and what they must not name.
+const FUSE_PURE: &[&str] =
+    &["node", "names", "tree", "members", "views", "checkpoint", "inodes", "xattrs", "directory", "ahead"];
+const FUSE_IMPURE: &[&str] = &["std::fs", "rustix", "fuser", "Store,", "Store}", "Store>", "&Store", "OpenCheckpoint"];
+
 /// Arrows that the table does not allow and that stay for the reason given. Should be empty.
 const ARROWS_ALLOWED: &[(&str, &str, &str)] = &[];
 
@@ -49,6 +67,14 @@ const BANNED: &[(&str, &str, &str)] = &[
     ("store/src", ".expect(", "?"),
     ("cli/src", ".expect(", "?"),
     ("cli/src", " println!(", "output::print, which bears a reader that went away"),
+    ("fuse/src", "println!(", "a line to the log"),
+    ("fuse/src", "std::env", "an argument: the environment is the command's to read"),
+    ("fuse/src", "env::var", "an argument: the environment is the command's to read"),
+    ("fuse/src", "std::process::exit", "an error"),
+    ("fuse/src", ".unwrap()", "?, or an expect-free match"),
+    ("fuse/src", ".expect(", "?"),
+    ("fuse/src", "mmap", "pread: a mapped pack that shrinks is SIGBUS, and takes the whole mount along"),
+    ("fuse/src", "_ne_bytes", "the _le_ form"),
     ("python/src", "println!(", "a value, or Python's logging"),
     ("python/src", "env::var", "an argument: what the environment says is the package's to read"),
     ("python/src", ".unwrap()", "?"),
@@ -174,6 +200,44 @@ fn imports_point_downward() {
 }
 
 #[test]
+fn modules_of_the_mount_know_each_other_downward_and_the_pure_ones_nothing() {
+    let rank = |module: &str| {
+        let found = FUSE_RANKS.iter().position(|modules| modules.contains(&module));
+        found.unwrap_or_else(|| panic!("the module {module} of fuse has no rank: add it to FUSE_RANKS"))
+    };
+    let docs = fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
+    let (mut wrong, mut seen, mut pure) = (Vec::new(), 0, 0);
+    for (path, text) in rust_files("fuse/src") {
+        let Some(from) = path["fuse/src/".len()..].split('/').next().map(|name| name.trim_end_matches(".rs")) else {
+            continue;
+        };
+        if from == "lib" || is_test_file(&path) {
+            continue;
+        }
+        assert!(docs.contains(&format!("`{from}`")), "docs/architecture.md does not show the module {from} of fuse");
+        let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+        assert!(["never", "Never"].iter().any(|word| head.contains(word)), "{path} does not say what it never does");
+        let is_pure = FUSE_PURE.contains(&from);
+        pure += usize::from(is_pure);
+        for (number, line) in code(&text) {
+            for to in rooms_named(line) {
+                seen += 1;
+                if to != from && rank(to) <= rank(from) {
+                    wrong.push(format!("{path}:{number}: {from} must not know {to}: {}", line.trim()));
+                }
+            }
+            if let Some(word) = FUSE_IMPURE.iter().find(|word| is_pure && line.contains(**word)) {
+                wrong.push(format!("{path}:{number}: {from} is pure and names {word}: {}", line.trim()));
+            }
+        }
+        rank(from);
+    }
+    assert!(seen > 40, "only {seen} imports were found: the parser has gone blind");
+    assert_eq!(pure, FUSE_PURE.len(), "FUSE_PURE lists modules that are not there");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_parser_of_imports_sees_all_forms() {
     assert_eq!(rooms_named("use crate::format::pack::{self, Line};"), ["format"]);
     assert_eq!(rooms_named("use crate::{codec::{Codec, Decoder}, index, Error};"), ["codec", "index"]);
@@ -223,7 +287,8 @@ fn the_command_uses_the_public_api_alone() {
 #[test]
 fn files_are_short() {
     let mut long = Vec::new();
-    for (path, text) in ["store/src", "cli/src", "python/src", "tests/kit"].into_iter().flat_map(rust_files) {
+    for (path, text) in ["store/src", "fuse/src", "cli/src", "python/src", "tests/kit"].into_iter().flat_map(rust_files)
+    {
         let lines = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
         if lines > LINES_MAX && !is_test_file(&path) && !LONG_FILES_ALLOWED.iter().any(|(file, _)| *file == path) {
             long.push(format!("{path} has {lines} lines"));
@@ -234,7 +299,7 @@ fn files_are_short() {
 
 #[test]
 fn every_room_says_what_it_never_does() {
-    for (path, text) in ["store/src", "cli/src", "python/src"].into_iter().flat_map(rust_files) {
+    for (path, text) in ["store/src", "fuse/src", "cli/src", "python/src"].into_iter().flat_map(rust_files) {
         let is_test = is_test_file(&path);
         assert!(is_test || text.starts_with("//! "), "{path} does not begin with what it is");
         let is_room =
@@ -396,7 +461,7 @@ fn every_dependency_has_its_reason_and_a_licence_that_fits() {
         .skip(1)
         .take_while(|line| !line.starts_with('['))
         .filter_map(|line| line.split_once(" = ").map(|(name, _)| name))
-        .filter(|name| *name != "ckpt-store");
+        .filter(|name| !name.starts_with("ckpt-"));
     let mut count = 0;
     for name in names {
         let reason =

@@ -71,6 +71,11 @@ impl Fixture {
     }
 }
 
+/// What a file takes, made up.
+fn stored(_: CheckpointId, file: u32) -> std::result::Result<u64, Errno> {
+    Ok(1000 + u64::from(file))
+}
+
 fn find(metadata: &Metadata, path: &str) -> Option<Found> {
     let mut found = None;
     let mut parent = ROOT;
@@ -249,7 +254,7 @@ fn new_ones_appear_and_dropped_ones_leave_but_what_is_known_stays() {
     assert_eq!(find("a"), None);
     assert_eq!(metadata.attributes(inside.ino.0), Ok((inside, FIXED)));
     assert_eq!(metadata.attributes(second.ino.0), Ok((second, FIXED)));
-    assert_eq!(metadata.xattr(inside.ino.0, OsStr::new("user.ckpt.run")), Ok(b"a".into()));
+    assert_eq!(metadata.xattr(inside.ino.0, OsStr::new("user.ckpt.run"), stored), Ok(b"a".into()));
     // Nobody looked into it, and then its manifest goes away.
     fs::remove_dir_all(fixture.store.root().join("checkpoints")).expect("removed");
     assert_eq!(metadata.lookup(second.ino.0, OsStr::new("a.ckpt")).err(), Some(Errno::ESTALE));
@@ -270,7 +275,7 @@ fn a_damaged_manifest_is_an_error_that_is_told_once() {
     }
     let lines = fixture.lines.0.lock().expect("no poison").clone();
     assert!(lines.len() == 1 && lines[0].starts_with("a@5 can't be shown: "), "{lines:?}");
-    assert_eq!(metadata.xattr(found.attr.ino.0, OsStr::new("user.ckpt.step")), Ok(b"5".into()));
+    assert_eq!(metadata.xattr(found.attr.ino.0, OsStr::new("user.ckpt.step"), stored), Ok(b"5".into()));
 }
 
 #[test]
@@ -405,7 +410,7 @@ fn checkpoints_tell_of_themselves() {
     let written = fixture.store.resolve("a/b@5").expect("an entry").written_bytes;
     let get = |path: &str, name: &str| {
         let ino = find(&metadata, path).expect("it is there").attr.ino.0;
-        metadata.xattr(ino, OsStr::new(name)).map(|value| String::from_utf8(value).expect("text"))
+        metadata.xattr(ino, OsStr::new(name), stored).map(|value| String::from_utf8(value).expect("text"))
     };
     for path in ["a/b/step-5", "a/b/step-5/sub", "a/b/step-5/sub/deep/a\nb", "a/b/step-5/model.bin"] {
         assert_eq!(get(path, "user.ckpt.id"), Ok(id.to_string()));
@@ -415,9 +420,13 @@ fn checkpoints_tell_of_themselves() {
         assert_eq!(get(path, "security.selinux"), Err(Errno::ENODATA));
     }
     assert_eq!(get("a/b/step-5", "user.ckpt.stored_bytes"), Ok(written.to_string()));
+    assert!(get("a/b/step-5/model.bin", "user.ckpt.stored_bytes").is_ok_and(|bytes| bytes.starts_with("100")));
+    assert_eq!(get("a/b/step-5/sub", "user.ckpt.stored_bytes"), Err(Errno::ENODATA));
     let names = |path: &str| metadata.xattr_names(find(&metadata, path).expect("it").attr.ino.0);
     let all = b"user.ckpt.id\0user.ckpt.run\0user.ckpt.step\0user.ckpt.stored_bytes\0";
     assert_eq!(names("a/b/step-5"), Ok(all.to_vec()));
+    assert_eq!(names("a/b/step-5/model.bin"), Ok(all.to_vec()));
+    assert_eq!(names("a/b/step-5/sub"), Ok(all[..all.len() - "user.ckpt.stored_bytes ".len()].to_vec()));
     assert_eq!(names("a/b"), Ok(Vec::new()));
 }
 
@@ -493,9 +502,12 @@ fn tensors_are_shown_beside_the_files() {
     let cut = format!("a/step-5/.tensors/{}", cut[0]);
     let ino = |path: &str| attr(path).ino.0;
     let whole = ino(&cut);
-    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.name")), Ok(long.into_bytes()));
-    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.step")), Ok(b"5".into()));
-    assert_eq!(metadata.xattr(ino("a/step-5/.tensors/a%2Fb.npy"), OsStr::new("user.ckpt.name")), Err(Errno::ENODATA));
+    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.name"), stored), Ok(long.into_bytes()));
+    assert_eq!(metadata.xattr(whole, OsStr::new("user.ckpt.step"), stored), Ok(b"5".into()));
+    assert_eq!(
+        metadata.xattr(ino("a/step-5/.tensors/a%2Fb.npy"), OsStr::new("user.ckpt.name"), stored),
+        Err(Errno::ENODATA)
+    );
     // What is told of them is what is read of them.
     for (path, name) in
         [("a/step-5/.safetensors", ".safetensors"), ("a/step-5/.tensors/a%2Fb.npy", ".tensors/a%2Fb.npy")]
