@@ -34,9 +34,14 @@ pub fn unmount(directory: &Path, lazy: bool) -> Result<()> {
 
 /// Only root may unmount; `fusermount3`, which runs as root, does it for others with what is theirs.
 fn by_helper(directory: &Path, lazy: bool) -> Result<()> {
-    let mut command = Command::new("fusermount3");
-    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(directory);
-    let ran = command.env("LC_ALL", "C").stdin(Stdio::null()).output();
+    let run = |helper: &str| {
+        let mut command = Command::new(helper);
+        command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(directory);
+        command.env("LC_ALL", "C").stdin(Stdio::null()).output()
+    };
+    let is_missing = |ran: &std::io::Error| ran.kind() == ErrorKind::NotFound;
+    // Its older name, by which it can have mounted as well.
+    let ran = run("fusermount3").or_else(|error| if is_missing(&error) { run("fusermount") } else { Err(error) });
     let ran = ran.map_err(|source| match source.kind() {
         ErrorKind::NotFound => Error::NoHelper,
         _ => Error::Io { what: "can't run fusermount3".into(), source },

@@ -57,6 +57,9 @@ pub fn hint(error: &Error) -> Option<String> {
             "root can allow it by a line `user_allow_other` in /etc/fuse.conf; without `--allow-other` it works as well"
                 .into()
         }
+        Error::Refused { unmounting: false, reason } if reason.contains("mountpoint") => {
+            "users who are not root mount on directories that are theirs".into()
+        }
         Error::Refused { unmounting: false, .. } => {
             "a container needs `--device /dev/fuse --cap-add SYS_ADMIN`, and some `--security-opt apparmor=unconfined`"
                 .into()

@@ -206,6 +206,28 @@ fn in_the_foreground_each_way_to_end_it_ends_it_well() {
 }
 
 #[test]
+fn systemd_is_told_when_the_mount_works() {
+    if !mountable() {
+        return;
+    }
+    let mut desk = Desk::new();
+    let path = desk.lab.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = desk.command([OsStr::new("mount"), desk.at.as_os_str(), OsStr::new("--foreground")]);
+    command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    desk.servers.push(child.id());
+    let mut told = [0; 100];
+    let bytes = socket.recv(&mut told).unwrap();
+    assert_eq!(&told[..bytes], b"READY=1");
+    assert!(fs::read(desk.file()).unwrap() == desk.bytes);
+    send(child.id(), libc::SIGTERM);
+    assert_eq!(Server { child, said: String::new() }.ends(), "");
+    desk.assert_gone();
+}
+
+#[test]
 fn a_signal_unmounts_at_once_and_lets_open_files_be_read_for_a_while() {
     if !mountable() {
         return;

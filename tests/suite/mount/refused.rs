@@ -207,6 +207,12 @@ fn an_ordinary_user_mounts_and_unmounts_by_fusermount3() {
         let ran = user.verb("mount", &[], None).expect(0);
         assert!(ran.stderr.contains("was killed"), "{ran:?}");
         user.verb("umount", &[], None).expect(0);
+        // A directory has to be theirs.
+        fs::set_permissions(desk.at(), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(desk.at(), Some(0), Some(0)).unwrap();
+        let ran = user.verb("mount", &[], None);
+        assert_refused(&desk, &ran, 6, "mounting is refused: fusermount3: ", "users who are not root mount on");
+        std::os::unix::fs::chown(desk.at(), Some(NOBODY), Some(NOBODY)).unwrap();
         // Others are let in only where the system says so.
         let ran = user.verb("mount", &["--allow-other"], None);
         assert_refused(

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::print;
+use crate::output::{print, printable};
 
 /// One line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +34,7 @@ impl Ready {
         if json {
             return crate::output::print_json(self);
         }
-        print(&format!("mounted {} on {} (process {})\n", self.store, self.directory, self.pid))
+        let (store, on) = (printable(&self.store), printable(&self.directory));
+        print(&format!("mounted {store} on {on} (process {})\n", self.pid))
     }
 }
