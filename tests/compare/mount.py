@@ -37,13 +37,13 @@ def mount(bench: Context) -> Result:
     at.mkdir()
     peers.ckpt_init(bench.ckpt, store)
     files = make_files(folder / "files")
-    for name, file in files.items():
-        peers.ckpt_put(bench.ckpt, store, file, run=name).run(1)
+    put = [bench.ckpt, "--store", store, "put", "--step", "1", "--json", "--run"]
+    chunks = {name: json.loads(output(*put, name, file))["chunks"] for name, file in files.items()}
     os.sync()
     for path in [*files.values(), *(p for p in (store / "packs").rglob("*") if p.is_file())]:
         touch(path)
     place = Place(bench, store, at, bench.folder("mount", in_memory=True))
-    rows = [*again(place, files["raw"]), *first(place, files), *loaders(place, files["float32"])]
+    rows = [*again(place, files["raw"]), *first(place, files, chunks["float32"]), *loaders(place, files["float32"])]
     rows += [*kernel(place, files["raw"]), *listing(bench, folder, at)]
     kind = output("df", "--output=fstype", folder).split()[-1]
     method = (
@@ -74,7 +74,7 @@ class Place:
         """Mounts it by a server of its own."""
         command = [self.bench.ckpt, "--store", self.store, "mount", self.at, "--foreground", *more]
         with (self.memory / "log").open("ab") as log:
-            server = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stderr=log)
+            server = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             end = time.monotonic() + PATIENCE_SECONDS
             while not os.path.ismount(self.at):
@@ -205,8 +205,8 @@ def again(place: Place, file: Path) -> list[Row]:
     return rows
 
 
-def first(place: Place, files: dict[str, Path]) -> list[Row]:
-    """A file that nobody has read: the server answers."""
+def first(place: Place, files: dict[str, Path], chunks: int) -> list[Row]:
+    """A file that nobody has read: the server answers. `chunks` are those of the file of fp32."""
     rows = []
     source = memoryview(files["raw"].read_bytes())
 
@@ -249,8 +249,6 @@ def first(place: Place, files: dict[str, Path]) -> list[Row]:
         before = place.status()["chunks_decoded"]
         read(place.file("float32"))
         decoded = place.status()["chunks_decoded"] - before
-    shown = output(place.bench.ckpt, "--store", place.store, "--json", "show", "float32@1")
-    chunks = json.loads(shown)["chunks"]
     words = "chunks decoded for reading a file from front to back, of those it has"
     rows.append(Row(words, f"{decoded}", f"{chunks}", f"{decoded / chunks:.3f}", "each once", decoded == chunks))
 
