@@ -9,6 +9,7 @@ mod loaders;
 mod memory;
 mod mutations;
 mod own_mount;
+mod passthrough;
 mod reads;
 mod refused;
 mod shown;
