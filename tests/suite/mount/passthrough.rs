@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ckpt_tests::lab::files;
 use ckpt_tests::map::Map;
-use ckpt_tests::mount::{Mount, Mounting, NOBODY, is_root, mountable};
-use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::mount::{Mount, Mounting, NOBODY, has_program, is_root, mountable};
+use ckpt_tests::mounts::{mount_small, open_fuse_to_all, with_mounts};
 use ckpt_tests::readers::{assert_same_bytes, assert_same_reads};
 use ckpt_tests::run::{on, run};
 use ckpt_tests::sample::{self, Node, Tree};
@@ -222,10 +222,16 @@ fn no_room_is_no_error_for_who_reads() {
 
 #[test]
 fn who_may_not_hand_files_over_is_told_why() {
-    if !mountable() || !is_root() {
+    if !mountable() || !is_root() || !has_program("fusermount3") {
         return;
     }
+    with_mounts(by_an_ordinary_user);
+}
+
+fn by_an_ordinary_user() {
     let scene = Scene::new();
+    fs::create_dir(scene.lab.path("dev")).unwrap();
+    open_fuse_to_all(&scene.lab.path("dev"));
     let path = scene.lab.path("mnt");
     let original = scene.put(&two(100_000, 50_000), "r", 1);
     fs::create_dir_all(scene.lab.path("laid")).unwrap();
