@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(laid.usage(), (3, 100));
         assert_eq!(lay_down(&mut laid, 5, 71), None, "the open one stays");
         assert_eq!(laid.usage(), (3, 100));
-        assert_eq!(lay_down(&mut laid, 5, 70), Some(vec![3, 4]));
+        assert_eq!(lay_down(&mut laid, 6, 70), Some(vec![3, 4]));
         laid.close(1, true);
         assert_eq!(laid.open(9, 101), CACHED);
         laid.read(9, 101);
