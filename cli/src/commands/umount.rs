@@ -1,6 +1,7 @@
 //! `ckpt umount`: takes a mount away and waits until the process that served it has ended.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ckpt_fuse::{Look, Process};
 
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long it is waited for when it may have files to serve.
 const SHORT: Duration = Duration::from_millis(300);
 
+/// How long a mount that nobody seems to use may be in use: the kernel closes what a process had open after it has ended.
+const SETTLING: Duration = Duration::from_secs(2);
+
 pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
     let directory = place(&args.dir)?;
     let mount = find(&directory)?;
@@ -25,7 +29,7 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
     let is_stale = seen == Look::Stale;
     let pid = told.or_else(|| ckpt_fuse::server_of(&directory)).filter(|_| !is_stale);
     let process = pid.and_then(Process::of);
-    ckpt_fuse::unmount(&directory, args.lazy || is_stale)?;
+    take_away(&directory, args.lazy || is_stale)?;
     let ended = process.is_none_or(|process| process.ended_within(if args.lazy { SHORT } else { PATIENCE }));
     if context.json {
         return print_json(&serde_json::json!({
@@ -43,4 +47,17 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
         (false, false, Some(pid)) => format!("unmounted {on}; process {pid} has not ended yet\n"),
         _ => format!("unmounted {on}\n"),
     })
+}
+
+/// Unmounts. When it is in use and nobody is found who uses it, it tries again for a while.
+fn take_away(directory: &Path, lazy: bool) -> Result<(), Failure> {
+    let end = Instant::now() + SETTLING;
+    loop {
+        match ckpt_fuse::unmount(directory, lazy) {
+            Err(ckpt_fuse::Error::Busy { holders, .. }) if holders.is_empty() && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
 }
