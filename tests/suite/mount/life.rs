@@ -264,6 +264,8 @@ fn a_mount_whose_server_was_killed_is_seen_and_mounted_anew() {
     let pid = desk.mount(&[]);
     send(pid, libc::SIGKILL);
     wait_for("it is dead", SOON, || !is_alive(pid));
+    // Its other threads may end a moment after the first.
+    wait_for("it is cut", SOON, || rustix::fs::statvfs(desk.at()).err() == Some(rustix::io::Errno::NOTCONN));
     // The kernel may go on with what it knows; this nobody has asked for yet.
     assert_eq!(fs::metadata(desk.at().join("new")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     assert_eq!(desk.status()["state"], "stale");

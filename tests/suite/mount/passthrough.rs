@@ -239,7 +239,8 @@ fn by_an_ordinary_user() {
     let theirs = [scene.lab.store(), scene.lab.path("laid"), original.clone()];
     program(Command::new("chown").arg("-R").arg(NOBODY.to_string()).args(theirs));
     let ckpt = scene.lab.path("ckpt");
-    fs::copy(ckpt_tests::run::binary(), &ckpt).unwrap();
+    // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
+    program(Command::new("cp").arg(ckpt_tests::run::binary()).arg(&ckpt));
     let laid_in = scene.lab.path("laid");
     let mounting = Mounting::new(&scene.lab.store(), &path).by(&ckpt).user(NOBODY);
     let mount = mounting.args(["--materialize".as_ref(), laid_in.as_os_str()]).start();

@@ -150,7 +150,8 @@ fn by_an_ordinary_user() {
     program(Command::new("chown").arg("-R").arg(NOBODY.to_string()).args([scene.lab.store(), original.clone()]));
     // It may lie where only root can go.
     let ckpt = scene.lab.path("ckpt");
-    fs::copy(binary(), &ckpt).unwrap();
+    // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
+    program(Command::new("cp").arg(binary()).arg(&ckpt));
     let _mount = Mounting::new(&scene.lab.store(), &path).by(&ckpt).user(NOBODY).start();
     let by = |uid: u32, program: &str, args: &[&str]| {
         use std::os::unix::process::CommandExt;

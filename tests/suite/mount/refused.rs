@@ -132,7 +132,8 @@ struct Ordinary<'a> {
 impl<'a> Ordinary<'a> {
     fn new(desk: &'a Desk) -> Self {
         fs::set_permissions(desk.lab.dir(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(binary(), desk.lab.path("ckpt")).unwrap();
+        // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
+        assert!(Command::new("cp").arg(binary()).arg(desk.lab.path("ckpt")).status().unwrap().success());
         fs::create_dir_all(desk.lab.path("home")).unwrap();
         let given = Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(desk.lab.dir()).status();
         assert!(given.unwrap().success());
