@@ -38,8 +38,8 @@ pub enum Change<'a> {
         /// The name.
         name: &'a str,
     },
-    /// What `stat` tells of this inode is different.
-    Attributes(u64),
+    /// What is in this directory is different, or what `stat` tells of it. After the names that are.
+    Directory(u64),
 }
 
 /// One name of a directory, as `readdir` gives it.

@@ -37,7 +37,7 @@ pub struct Metadata {
     /// Checkpoints whose manifest could not be read, which was told.
     told: Mutex<HashSet<CheckpointId>>,
     /// Trees that changed while somebody was answering by them for long: those answers may come after the news.
-    unsure: Mutex<Vec<(Arc<Tree>, Arc<Tree>)>>,
+    unsure: Mutex<Vec<Arc<Tree>>>,
 }
 
 impl Metadata {
@@ -191,10 +191,11 @@ impl Metadata {
     pub fn look(&self, mut tell: impl FnMut(Change<'_>)) {
         let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         let is_answering = |tree: &Arc<Tree>| Arc::strong_count(tree) > 1;
-        unsure.retain(|(before, now)| {
+        unsure.retain(|before| {
             let is_unsure = is_answering(before);
             if !is_unsure {
-                self.changes(before, now, &mut tell);
+                // All that has changed since, of which some was told before those answers were out.
+                self.changes(before, &self.listing.tree(), &mut tell);
             }
             is_unsure
         });
@@ -205,7 +206,7 @@ impl Metadata {
         }
         self.changes(&before, &now, &mut tell);
         if is_answering(&before) {
-            unsure.push((before, now));
+            unsure.push(before);
         }
     }
 
@@ -216,9 +217,7 @@ impl Metadata {
             let nothing = tree::Directory::gone(either.node.clone());
             let [then, now] = [then, now].map(|directory| directory.map_or(&nothing, |directory| &**directory));
             then.changed_names(now).for_each(|name| tell(Change::Name { parent: inode, name }));
-            if then.attributes != now.attributes {
-                tell(Change::Attributes(inode));
-            }
+            tell(Change::Directory(inode));
         }
     }
 

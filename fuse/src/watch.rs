@@ -24,8 +24,9 @@ pub fn start(metadata: &Arc<Metadata>, notifier: Notifier) -> std::io::Result<()
             metadata.look(|change| {
                 _ = match change {
                     Change::Name { parent, name } => notifier.inval_entry(INodeNo(parent), OsStr::new(name)),
-                    // A range before the first byte: of its pages nothing is wrong.
-                    Change::Attributes(inode) => notifier.inval_inode(INodeNo(inode), -1, 0),
+                    // With all of its pages, in which the kernel keeps what it has read of the directory. A name that it has
+                    // never looked up makes it doubt nothing.
+                    Change::Directory(inode) => notifier.inval_inode(INodeNo(inode), 0, 0),
                 }
             });
         }

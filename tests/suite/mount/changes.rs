@@ -65,6 +65,12 @@ fn what_others_do_is_seen_without_remounting() {
     wait_for("a tag", NOTICES, || fs::read_link(path("r/good")).is_ok_and(|to| to == Path::new("step-1")));
     scene.lab.ok(&[&"untag", &"r@1", &"good"]);
     wait_for("no tag", NOTICES, || !is_there(&path("r/good")));
+    // A name that nobody has asked for, in a directory whose time stays: what the kernel keeps of its listing must go.
+    assert_eq!(names(&path("r")), ["latest", "step-1", "step-2"]);
+    scene.lab.ok(&[&"tag", &"r@1", &"unasked"]);
+    wait_for("a tag in the listing", NOTICES, || names(&path("r")).contains(&"unasked".to_owned()));
+    scene.lab.ok(&[&"untag", &"r@1", &"unasked"]);
+    wait_for("no tag in the listing", NOTICES, || !names(&path("r")).contains(&"unasked".to_owned()));
     scene.put(&noise(3, 1000), "r/deeper", 1);
     wait_for("a run below a run", NOTICES, || is_there(&path("r/deeper/step-1/model.bin")));
     wait_for("all of it listed", NOTICES, || names(&path("r")) == ["deeper", "latest", "step-1", "step-2"]);
