@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use ckpt_store::{CheckpointId, Content, Manifest, Segment, Tensor};
+use ckpt_store::{CheckpointId, Content, File, Manifest, Segment, Tensor};
 
 use crate::members::{Members, name_of};
 use crate::node::{Attributes, Node, Row};
@@ -12,6 +12,11 @@ use crate::views::{SAFETENSORS, TENSORS, Tensors, Views};
 
 /// About what each tensor takes once somebody looked at the views.
 const VIEW_BYTES: usize = 512;
+
+/// The permission of everybody to read a file.
+const ALL_READ: u16 = 0o444;
+/// The permission of everybody to search a directory.
+const ALL_SEARCH: u16 = 0o111;
 
 /// A checkpoint and what follows from its manifest.
 pub struct Checkpoint {
@@ -69,7 +74,7 @@ impl Checkpoint {
     pub fn tensor_row(&self, at: usize) -> Option<Row<'_>> {
         let file = self.tensors().files.get(at)?;
         let node = Node::Tensor(self.id(), u32::try_from(at).ok()?);
-        let attributes = Attributes::file(file.len, self.manifest.time_ms);
+        let attributes = Attributes::view(self.readable(file.of()), file.len, self.manifest.time_ms);
         Some(Row { name: OsStr::new(&*file.name), node, attributes })
     }
 
@@ -78,10 +83,25 @@ impl Checkpoint {
         let time_ms = self.manifest.time_ms;
         if name == SAFETENSORS.as_bytes() {
             let body = self.views.safetensors(&self.manifest)?;
-            return Some((Node::Safetensors(self.id()), Attributes::file(body.len(), time_ms)));
+            let files = (0..).zip(&self.manifest.files).filter(|(_, file)| has_tensors(file));
+            let mode = files.fold(ALL_READ, |mode, (number, _)| mode & self.readable(number));
+            return Some((Node::Safetensors(self.id()), Attributes::view(mode, body.len(), time_ms)));
         }
         let is_there = name == TENSORS.as_bytes() && !self.tensors().files.is_empty();
         is_there.then(|| (Node::Tensors(self.id()), Attributes::directory(2, time_ms)))
+    }
+
+    /// Who may read a member, as the permissions of a view of its bytes: nobody may who can't read it by its own path.
+    fn readable(&self, member: u32) -> u16 {
+        let mode = |number: u32| self.manifest.files.get(number as usize).map_or(0, |file| file.mode as u16);
+        let mut readable = mode(member) & ALL_READ;
+        let mut above = self.members.parent(member);
+        while let Some(directory) = above {
+            // Who may search it.
+            readable &= (mode(directory) & ALL_SEARCH) << 2;
+            above = self.members.parent(directory);
+        }
+        readable
     }
 
     /// About how many bytes of memory it takes, with the views.
@@ -109,4 +129,9 @@ impl Checkpoint {
         let chunks = 36 * manifest.chunk_count();
         1024 + manifest.inline.len() + chunks + files.sum::<usize>() + meta.sum::<usize>() + self.members.bytes()
     }
+}
+
+fn has_tensors(file: &File) -> bool {
+    let Content::File { segments, views, .. } = &file.content else { return false };
+    !views.is_empty() || segments.iter().any(|segment| segment.3.is_some())
 }

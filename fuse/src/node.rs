@@ -84,9 +84,9 @@ impl Attributes {
         Self { kind: Kind::Link, mode: 0o777, links: 1, size: target.len() as u64, mtime_ms }
     }
 
-    /// Those of a file that the mount makes.
-    pub fn file(size: u64, mtime_ms: i64) -> Self {
-        Self { kind: Kind::File, mode: 0o444, links: 1, size, mtime_ms }
+    /// Those of a file that the mount makes of the bytes of others.
+    pub fn view(mode: u16, size: u64, mtime_ms: i64) -> Self {
+        Self { kind: Kind::File, mode, links: 1, size, mtime_ms }
     }
 
     /// Those of the directory of a checkpoint. What is in it is counted only by who reads the manifest, so it has one link,

@@ -41,6 +41,13 @@ pub struct TensorFile {
     tensor: OpenTensor,
 }
 
+impl TensorFile {
+    /// The file that has its bytes, by its number in the manifest.
+    pub fn of(&self) -> u32 {
+        self.tensor.file
+    }
+}
+
 impl Views {
     /// The checkpoint as one safetensors file, if it can be one.
     pub fn safetensors(&self, manifest: &Manifest) -> Option<&Arc<Body>> {

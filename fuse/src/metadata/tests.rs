@@ -538,3 +538,33 @@ fn a_file_hides_the_view_of_its_name() {
     let hidden: Vec<&String> = all.keys().filter(|path| path.contains("/.")).collect();
     assert_eq!(hidden, ["/a/step-5/.safetensors", "/a/step-5/.tensors", "/a/step-5/.tensors/x"]);
 }
+
+#[test]
+fn a_view_is_for_those_who_may_read_the_files_that_it_shows() {
+    let fixture = Fixture::new();
+    let top = fixture.directory.path().join("top");
+    fs::create_dir_all(top.join("group")).expect("a directory");
+    let mode =
+        |path: &str, mode| fs::set_permissions(top.join(path), fs::Permissions::from_mode(mode)).expect("a mode");
+    for (path, tensor, bits) in [("open.safetensors", "a", 0o644), ("own.safetensors", "b", 0o600)] {
+        fs::write(top.join(path), safetensors(&[tensor])).expect("a file");
+        mode(path, bits);
+    }
+    fs::write(top.join("group/c.safetensors"), safetensors(&["c"])).expect("a file");
+    mode("group/c.safetensors", 0o644);
+    mode("group", 0o750);
+    fs::write(top.join("notes.txt"), b"no tensor").expect("a file");
+    mode("notes.txt", 0o600);
+    let metadata = |step| {
+        fixture.put("a", Some(step), std::slice::from_ref(&top), None, &[]);
+        fixture.metadata(None)
+    };
+    let perm = |metadata: &Metadata, path: &str| find(metadata, path).unwrap_or_else(|| panic!("{path}")).attr.perm;
+    let private = metadata(5);
+    for (name, expected) in [("a", 0o444), ("b", 0o400), ("c", 0o440)] {
+        assert_eq!(perm(&private, &format!("a/step-5/.tensors/{name}.npy")), expected, "{name}");
+    }
+    assert_eq!(perm(&private, "a/step-5/.safetensors"), 0o400);
+    mode("own.safetensors", 0o444);
+    assert_eq!(perm(&metadata(6), "a/step-6/.safetensors"), 0o440);
+}
