@@ -114,7 +114,6 @@ impl OpenCheckpoint {
         progress: &dyn Progress,
         told: bool,
     ) -> Result<Vec<Job<'d>>> {
-        let lens = &self.opened.manifest.chunk_lens;
         let announces = jobs.len() + ahead.len() <= ANNOUNCED_CHUNKS_MAX;
         // A thread of the pool that waits could be the one on whose stack the work lies that it waits for.
         let may_wait = rayon::current_thread_index().is_none();
@@ -123,8 +122,8 @@ impl OpenCheckpoint {
         let mut chunks = Vec::new();
         for mut job in jobs {
             // A whole chunk goes to its buffer and to nobody else.
-            let is_whole = job.whole_first(lens[job.chunk as usize] as usize);
-            let announcement = match self.cache.ask(self.id(job.chunk), announces && !is_whole) {
+            let is_whole = job.whole_first(self.len(job.chunk));
+            let announcement = match self.cache.ask(self.id(job.chunk), self.len(job.chunk), announces && !is_whole) {
                 Answer::Here(raw) => {
                     job.copy(&raw);
                     if told {
@@ -194,7 +193,7 @@ impl OpenCheckpoint {
         buffers: &mut Buffers,
     ) -> Result<std::result::Result<(), Unreadable>> {
         let id = self.id(job.chunk);
-        let len = self.opened.manifest.chunk_lens[job.chunk as usize] as usize;
+        let len = self.len(job.chunk);
         match &mut job.parts[..] {
             [first, others @ ..] if first.to.len() == len => {
                 if let Err(unreadable) = reader.read_into(id, place, first.to, buffers)? {

@@ -159,7 +159,7 @@ impl OpenCheckpoint {
         let mut parts = Vec::new();
         self.part(Span { file, offset, len: len as u64 }, &mut buf[..len], &mut parts);
         let mut jobs = Job::all(parts);
-        let here = self.cache.all(jobs.iter().map(|job| self.id(job.chunk())));
+        let here = self.cache.all(jobs.iter().map(|job| (self.id(job.chunk()), self.len(job.chunk()))));
         let window = {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             runs.read(file, offset, len as u64, here.is_none())
@@ -265,6 +265,10 @@ impl OpenCheckpoint {
         self.opened.manifest.chunk_id(chunk as usize)
     }
 
+    fn len(&self, chunk: u32) -> usize {
+        self.opened.manifest.chunk_lens[chunk as usize] as usize
+    }
+
     fn count(&self, bytes: usize) {
         self.decoded_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.cache.count(bytes);
@@ -285,8 +289,9 @@ impl OpenCheckpoint {
     fn same(&self, chunk: u32) -> u32 {
         let same = self.same.get_or_init(|| {
             let manifest = &self.opened.manifest;
-            let mut first: HashMap<ChunkId, u32> = HashMap::with_capacity(manifest.chunk_count());
-            (0..).zip(manifest.chunks()).map(|(nr, id)| *first.entry(id).or_insert(nr)).collect()
+            let mut first: HashMap<(ChunkId, usize), u32> = HashMap::with_capacity(manifest.chunk_count());
+            // Only one of two lengths can be true, and each is asked for as it stands there.
+            (0..).zip(manifest.chunks()).map(|(nr, id)| *first.entry((id, self.len(nr))).or_insert(nr)).collect()
         });
         same[chunk as usize]
     }

@@ -121,19 +121,20 @@ impl ReadCache {
         Lent { of: self, buffers: Some(lent.unwrap_or_else(Buffers::new)) }
     }
 
-    /// The chunks if all of them are here.
-    pub(super) fn all(&self, mut chunks: impl Iterator<Item = ChunkId>) -> Option<Vec<Arc<Vec<u8>>>> {
-        chunks.try_fold(Vec::new(), |mut all, chunk| {
-            all.push(self.shard(chunk).lock().cache.get(chunk)?);
+    /// The chunks if all of them are here, each of this length.
+    pub(super) fn all(&self, mut chunks: impl Iterator<Item = (ChunkId, usize)>) -> Option<Vec<Arc<Vec<u8>>>> {
+        chunks.try_fold(Vec::new(), |mut all, (chunk, len)| {
+            all.push(self.shard(chunk).lock().cache.get(chunk).filter(|bytes| bytes.len() == len)?);
             Some(all)
         })
     }
 
-    /// Asks for a chunk; if nobody has it and `announce` is set, the asker is going to bring it.
-    pub(super) fn ask(&self, chunk: ChunkId, announce: bool) -> Answer<'_> {
+    /// Asks for a chunk of `len` bytes; if nobody has it and `announce` is set, the asker is going to bring it. A manifest that
+    /// has a wrong length for a chunk of another checkpoint does not get that: it gets what decoding says.
+    pub(super) fn ask(&self, chunk: ChunkId, len: usize, announce: bool) -> Answer<'_> {
         let shard = self.shard(chunk);
         let mut inside = shard.lock();
-        if let Some(bytes) = inside.cache.get(chunk) {
+        if let Some(bytes) = inside.cache.get(chunk).filter(|bytes| bytes.len() == len) {
             return Answer::Here(bytes);
         }
         if inside.announced.contains(&chunk) {
@@ -203,5 +204,23 @@ impl Drop for Announcement<'_> {
     fn drop(&mut self) {
         self.shard.lock().announced.remove(&self.chunk);
         self.shard.arrived.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_given_to_those_alone_who_know_its_length() {
+        let cache = ReadCache::new(1 << 20);
+        let chunk = ChunkId::of(b"chunk");
+        cache.bring(chunk, b"chunk".to_vec());
+        assert!(matches!(cache.ask(chunk, 5, true), Answer::Here(bytes) if *bytes == b"chunk"));
+        for len in [0, 4, 6, 1 << 20] {
+            assert!(matches!(cache.ask(chunk, len, false), Answer::Missing(None)), "{len} bytes");
+            assert!(cache.all([(chunk, 5), (chunk, len)].into_iter()).is_none(), "{len} bytes");
+        }
+        assert!(cache.all([(chunk, 5)].into_iter()).is_some());
     }
 }

@@ -69,9 +69,10 @@ impl OpenCheckpoint {
     }
 
     fn block(&self, layout: &Layout, nr: u64, progress: &dyn Progress) -> Result<Arc<Vec<u8>>> {
-        let key = self.key(layout, nr);
+        let (key, range) = (self.key(layout, nr), block_range(layout, nr));
+        let len = (range.end - range.start) as usize;
         loop {
-            match self.cache.ask(key, true) {
+            match self.cache.ask(key, len, true) {
                 Answer::Here(bytes) => return Ok(bytes),
                 Answer::Coming => self.cache.wait([key].into_iter(), progress)?,
                 Answer::Missing(announcement) => {

@@ -120,7 +120,7 @@ impl OpenCheckpoint {
     pub(super) fn chunk(&self, chunk: u32, named: (u32, u64), progress: &dyn Progress) -> Result<Arc<Vec<u8>>> {
         let id = self.id(chunk);
         loop {
-            match self.cache.ask(id, true) {
+            match self.cache.ask(id, self.len(chunk), true) {
                 Answer::Here(bytes) => return Ok(bytes),
                 Answer::Coming => self.cache.wait([id].into_iter(), progress)?,
                 Answer::Missing(announcement) => {
@@ -144,7 +144,7 @@ impl OpenCheckpoint {
         let id = self.id(chunk);
         let reader = ChunkReader::with(self.store.backend(), self.store.id(), &self.known);
         let place = self.places_of(&[chunk], &reader, progress)?[0];
-        let mut raw = self.cache.buffer(id, self.opened.manifest.chunk_lens[chunk as usize] as usize);
+        let mut raw = self.cache.buffer(id, self.len(chunk));
         let mut lent = self.cache.lend();
         let read = reader.read_into(id, place, &mut raw, lent.buffers())?;
         self.known.rest();
