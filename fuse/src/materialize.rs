@@ -2,7 +2,7 @@
 //! a reader wait, and never lets one fail: where it can't, files are read as before.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -307,7 +307,12 @@ const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// Makes a directory that nobody else has, and removes those whose mounts are no more.
 fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let lock_file = |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    if rustix::process::geteuid().is_root() && !belongs_to_root(&fs::metadata(directory)?) {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "others than root may write to it"));
+    }
+    let mut how = OpenOptions::new();
+    how.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
+    let lock_file = |path: &Path| how.open(path);
     // Held until the new directory's own lock is taken, so that nobody takes it for one that was left behind.
     let all = lock_file(&directory.join("ckpt-mounts.lock"))?;
     all.lock()?;
@@ -317,9 +322,9 @@ fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
         if !is_one || !entry.file_type()?.is_dir() {
             continue;
         }
-        match lock_file(&entry.path().join(LOCK)).map(|lock| lock.try_lock()) {
-            Ok(Err(TryLockError::WouldBlock)) => {}
-            _ => drop(fs::remove_dir_all(entry.path())),
+        // Where it can't be known whether it is in use, it stays.
+        if lock_file(&entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
     // A number of a process comes again, also while one of another machine or container lives.
@@ -334,4 +339,10 @@ fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
         return Ok((own, lock));
     }
     Err(ErrorKind::AlreadyExists.into())
+}
+
+/// Whether root alone may put something there: who else could would choose what everybody reads, and where root writes.
+fn belongs_to_root(directory: &Metadata) -> bool {
+    let writes = |bits: u32| directory.mode() & bits != 0;
+    directory.uid() == 0 && !writes(0o002) && (directory.gid() == 0 || !writes(0o020))
 }

@@ -73,6 +73,15 @@ fn what_can_not_be_mounted() {
         .env("HOME", desk.lab.path("home")));
     assert_refused(&desk, &ran, 3, "no store ", "`ckpt init` makes one");
     assert_refused(&desk, &desk.run(["mount", at, "--warm", "r@7"]), 3, "no checkpoint r@7", "did you mean r@1?");
+    // Whoever may write to it would choose what root reads out to everybody.
+    let laid = desk.lab.path("laid");
+    fs::create_dir(&laid).unwrap();
+    for mode in [0o777, 0o1777].into_iter().filter(|_| is_root()) {
+        fs::set_permissions(&laid, fs::Permissions::from_mode(mode)).unwrap();
+        let ran = desk.run(["mount", at, "--materialize", laid.to_str().unwrap()]);
+        assert!(ran.code == Some(6) && ran.stderr.contains("others than root may write to it"), "{ran:?}");
+        assert!(fs::read_dir(&laid).unwrap().next().is_none() && minor_of(desk.at()).is_none(), "{ran:?}");
+    }
     fs::write(desk.lab.store().join("FORMAT"), "{}").unwrap();
     let ran = desk.run(["mount", at]);
     assert!(ran.code == Some(4) && ran.stderr.contains("Hint: `ckpt repair`"), "{ran:?}");
