@@ -368,14 +368,19 @@ fn of_many_that_mount_in_one_place_at_once_one_does() {
     if !mountable() {
         return;
     }
-    let desk = Desk::new();
-    let start = || {
+    let mut desk = Desk::new();
+    let start = |desk: &Desk| {
         let mut command = desk.command([OsStr::new("mount"), desk.at.as_os_str(), OsStr::new("--json")]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    // Who is in between of another's look and its mount comes by chance.
-    for _ in 0..8 {
-        let all: Vec<_> = (0..6).map(|_| start()).collect();
+    // Who is in between of another's look and its mount comes by chance. Every other time a dead mount lies there, which all find.
+    for turn in 0..8 {
+        if turn % 2 == 1 {
+            let pid = desk.mount(&[]);
+            send(pid, libc::SIGKILL);
+            wait_for("it is cut", SOON, || rustix::fs::statvfs(desk.at()).err() == Some(rustix::io::Errno::NOTCONN));
+        }
+        let all: Vec<_> = (0..6).map(|_| start(&desk)).collect();
         let all: Vec<Ran> = all.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
         let mut codes: Vec<i32> = all.iter().filter_map(|ran| ran.code).collect();
         codes.sort_unstable();

@@ -68,8 +68,6 @@ fn stop() -> Stop {
 
 fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready), Failure> {
     let directory = place(dir)?;
-    let mut notes = Vec::new();
-    clear_stale(&directory, &mut notes)?;
     let store = Arc::new(ckpt_store::Store::open(&ckpt_fuse::real(&context.locate()?))?);
     let mut warm = Vec::new();
     for reference in &args.warm {
@@ -80,9 +78,12 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
     let materialize = args.materialize.as_deref().map(ckpt_fuse::real);
     let others = [("the log", log_file.as_deref()), ("what is laid down whole in", materialize.as_deref())];
     let others: Vec<(&str, &Path)> = others.iter().filter_map(|(what, path)| Some((*what, (*path)?))).collect();
+    // Of two that mount on one place at the same time the second is to see what the first has mounted, and not to take that away
+    // for the dead one that both have seen. The place itself can't be opened while a dead one lies on it.
+    let turn = File::open(directory.parent().unwrap_or(&directory)).and_then(|turn| turn.lock().map(|()| turn));
+    let mut notes = Vec::new();
+    clear_stale(&directory, &mut notes)?;
     ckpt_fuse::check(&directory, store.root(), &others, args.nonempty)?;
-    // Of two that mount on one place at the same time the second is to see what the first has mounted.
-    let turn = File::open(&directory).and_then(|turn| turn.lock().map(|()| turn));
     if ckpt_fuse::mount_on(&directory)?.is_some_and(|mount| mount.is_ours()) {
         return Err(ckpt_fuse::Error::Mounted { directory }.into());
     }
