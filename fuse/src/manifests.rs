@@ -75,8 +75,9 @@ impl Manifests {
     fn keep(&self, id: CheckpointId, bytes: usize) {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(kept) = inside.kept.get_mut(&id) else { return };
-        kept.bytes = bytes;
-        inside.bytes += bytes;
+        // Another one may have read it at the same time, when the first who tried could not.
+        let counted = std::mem::replace(&mut kept.bytes, bytes);
+        inside.bytes = inside.bytes - counted + bytes;
         while inside.bytes > MANIFESTS_BYTES {
             let others = inside.kept.iter().filter(|(other, kept)| **other != id && kept.bytes > 0);
             let Some(oldest) = others.min_by_key(|(_, kept)| kept.used).map(|(other, _)| *other) else { break };

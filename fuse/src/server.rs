@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -97,55 +98,61 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.metadata.lookup(parent.0, name) {
+        answer(|| match self.metadata.lookup(parent.0, name) {
             Ok(found) => reply.entry_with_ttls(&found.attr_ttl, &found.entry_ttl, &found.attr, Generation(0)),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn forget(&self, _: &Request, inode: INodeNo, lookups: u64) {
-        self.metadata.forget(inode.0, lookups);
+        answer(|| {
+            self.metadata.forget(inode.0, lookups);
+        });
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.metadata.attributes(inode.0) {
+        answer(|| match self.metadata.attributes(inode.0) {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
-        match self.metadata.read_link(inode.0) {
+        answer(|| match self.metadata.read_link(inode.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
-        }
-        let source = match self.metadata.source(inode.0) {
-            Ok(source) => source,
-            Err(error) => return reply.error(error),
-        };
-        let ino = inode.0;
-        if let Some(materializer) = &self.materializer {
-            let name = || format!("{} of {}", source.file, source.name);
-            let opening = Opening { ino, checkpoint: source.checkpoint, body: &source.body, name: &name };
-            if let Some(backing) = materializer.open(&opening, |file| reply.open_backing(file)) {
-                let handle = FileHandle(self.files.number() | THROUGH);
-                return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
+        answer(|| {
+            if flags.acc_mode() != OpenAccMode::O_RDONLY {
+                return reply.error(Errno::EROFS);
             }
-        }
-        match self.files.open(source.checkpoint, source.body) {
-            // What it holds never changes: the kernel may keep what it has read of it.
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
-            Err(error) => {
-                self.materializer.iter().for_each(|materializer| materializer.close(ino, false));
-                reply.error(errno(&error));
+            let source = match self.metadata.source(inode.0) {
+                Ok(source) => source,
+                Err(error) => return reply.error(error),
+            };
+            let ino = inode.0;
+            if let Some(materializer) = &self.materializer {
+                let name = || format!("{} of {}", source.file, source.name);
+                let opening = Opening { ino, checkpoint: source.checkpoint, body: &source.body, name: &name };
+                if let Some(backing) = materializer.open(&opening, |file| reply.open_backing(file)) {
+                    let handle = FileHandle(self.files.number() | THROUGH);
+                    return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
+                }
             }
-        }
+            match self.files.open(source.checkpoint, source.body) {
+                // What it holds never changes: the kernel may keep what it has read of it.
+                Ok(handle) => {
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+                }
+                Err(error) => {
+                    self.materializer.iter().for_each(|materializer| materializer.close(ino, false));
+                    reply.error(errno(&error));
+                }
+            }
+        });
     }
 
     fn read(
@@ -159,20 +166,22 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.materializer.iter().for_each(|materializer| materializer.read(inode.0, size.into()));
-        match self.files.read(handle.0, offset, size.into()) {
-            None => reply.error(Errno::EBADF),
-            Some(Err(error)) => reply.error(errno(&error)),
-            Some(Ok(slices)) => match &slices[..] {
-                [] => reply.data(&[]),
-                [slice] => reply.data(slice),
-                slices => JOINED.with_borrow_mut(|joined| {
-                    joined.clear();
-                    slices.iter().for_each(|slice| joined.extend_from_slice(slice));
-                    reply.data(joined);
-                }),
-            },
-        }
+        answer(|| {
+            self.materializer.iter().for_each(|materializer| materializer.read(inode.0, size.into()));
+            match self.files.read(handle.0, offset, size.into()) {
+                None => reply.error(Errno::EBADF),
+                Some(Err(error)) => reply.error(errno(&error)),
+                Some(Ok(slices)) => match &slices[..] {
+                    [] => reply.data(&[]),
+                    [slice] => reply.data(slice),
+                    slices => JOINED.with_borrow_mut(|joined| {
+                        joined.clear();
+                        slices.iter().for_each(|slice| joined.extend_from_slice(slice));
+                        reply.data(joined);
+                    }),
+                },
+            }
+        });
     }
 
     fn release(
@@ -185,12 +194,14 @@ impl Filesystem for Server {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let is_through = handle.0 & THROUGH != 0;
-        if !is_through {
-            self.files.close(handle.0);
-        }
-        self.materializer.iter().for_each(|materializer| materializer.close(inode.0, is_through));
-        reply.ok();
+        answer(|| {
+            let is_through = handle.0 & THROUGH != 0;
+            if !is_through {
+                self.files.close(handle.0);
+            }
+            self.materializer.iter().for_each(|materializer| materializer.close(inode.0, is_through));
+            reply.ok();
+        });
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -203,7 +214,7 @@ impl Filesystem for Server {
     }
 
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        match self.metadata.directory(inode.0, offset) {
+        answer(|| match self.metadata.directory(inode.0, offset) {
             Ok(directory) => {
                 self.metadata.entries(&directory, offset, |entry| {
                     reply.add(INodeNo(entry.ino), entry.next, entry.kind, entry.name)
@@ -211,11 +222,11 @@ impl Filesystem for Server {
                 reply.ok();
             }
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn readdirplus(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        match self.metadata.directory(inode.0, offset) {
+        answer(|| match self.metadata.directory(inode.0, offset) {
             Ok(directory) => {
                 self.metadata.entries_plus(&directory, offset, |entry| {
                     reply.add(entry.attr.ino, entry.next, entry.name, &entry.ttl, &entry.attr, Generation(0))
@@ -223,11 +234,11 @@ impl Filesystem for Server {
                 reply.ok();
             }
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.metadata.statfs() {
+        answer(|| match self.metadata.statfs() {
             Ok(space) => reply.statfs(
                 space.blocks,
                 space.free,
@@ -239,21 +250,25 @@ impl Filesystem for Server {
                 space.block_bytes,
             ),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = if inode == INodeNo::ROOT && name == status::ATTRIBUTE {
-            Ok(self.facts.status().to_bytes())
-        } else {
-            let stored = |id, file| self.files.stored_bytes(id, file).map_err(|error| errno(&error));
-            self.metadata.xattr(inode.0, name, stored)
-        };
-        answer_xattr(value, size, reply);
+        answer(|| {
+            let value = if inode == INodeNo::ROOT && name == status::ATTRIBUTE {
+                Ok(self.facts.status().to_bytes())
+            } else {
+                let stored = |id, file| self.files.stored_bytes(id, file).map_err(|error| errno(&error));
+                self.metadata.xattr(inode.0, name, stored)
+            };
+            answer_xattr(value, size, reply);
+        });
     }
 
     fn listxattr(&self, _: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        answer_xattr(self.metadata.xattr_names(inode.0), size, reply);
+        answer(|| {
+            answer_xattr(self.metadata.xattr_names(inode.0), size, reply);
+        });
     }
 
     // The kernel asks none of the following of a file system that is mounted read-only; somebody may remount it.
@@ -354,6 +369,13 @@ impl Filesystem for Server {
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
     }
+}
+
+/// Answers a request. One that panics is an input/output error for whoever asked, and not the end of a thread, of which there are
+/// few: by the first that ends, the mount does.
+fn answer(request: impl FnOnce()) {
+    // What it was is told by the panic itself, in the log.
+    let _ = catch_unwind(AssertUnwindSafe(request));
 }
 
 /// Answers a value whose length was asked for with a size of 0, or that must fit into `size` bytes.

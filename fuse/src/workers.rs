@@ -1,6 +1,7 @@
 //! Threads that decode what will be asked for next. Never makes anybody wait: what they don't get to is decoded by who asks.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -75,8 +76,8 @@ impl Shared {
             };
             drop(inside);
             if let Some(handle) = task.handle.upgrade() {
-                // Who reads it will be told why it can't be had.
-                let _ = handle.bring(task.offset, task.len, self);
+                // Who reads it will be told why it can't be had; one that panics is not the end of the thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| handle.bring(task.offset, task.len, self)));
             }
         }
     }
