@@ -10,7 +10,8 @@ pub fn errno(error: &Error) -> Errno {
         Error::NotFound { .. } => Errno::ESTALE,
         Error::Invalid(_) | Error::UnsuitedTensor { .. } | Error::Unsupported(_) => Errno::EOPNOTSUPP,
         Error::Interrupted => Errno::EINTR,
-        Error::Busy(_) => Errno::EAGAIN,
+        // Not EAGAIN, which readers take for no bytes yet: Python's files then end without an error.
+        Error::Busy(_) => Errno::EBUSY,
         Error::Unavailable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Errno::EACCES,
         _ => Errno::EIO,
     }

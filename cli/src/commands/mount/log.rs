@@ -81,7 +81,8 @@ impl ckpt_fuse::Log for Log {
                 self.renew(file, path);
                 let _ = file.write_all(line.as_bytes());
             }
-            _ => eprint!("{line}"),
+            // Not `eprint!`, which panics when whoever reads stderr has gone away.
+            _ => drop(std::io::stderr().write_all(line.as_bytes())),
         }
     }
 }
