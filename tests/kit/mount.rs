@@ -14,7 +14,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::run::{Ran, binary, ckpt};
 
@@ -316,13 +316,27 @@ impl Drop for Mount {
     }
 }
 
-/// Wakes everybody who waits for a mount, with an error, and takes it away.
-fn break_up(at: &Path, minor: u32, server: u32) {
-    let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+/// Wakes everybody who waits for a mount, with an error, takes it away and kills its server: also one that waits for itself,
+/// whom no signal ends before.
+pub fn break_up(at: &Path, minor: u32, server: u32) {
+    abort(minor);
     detach(at);
     if server != 0 {
         // SAFETY: a signal to a child that was not waited for yet, so that nobody else has its number.
         unsafe { libc::kill(server.cast_signed(), libc::SIGKILL) };
+    }
+}
+
+/// Ends a connection, by the file system that lists them. Not every machine has that mounted.
+fn abort(minor: u32) {
+    let file = |connections: &Path| connections.join(minor.to_string()).join("abort");
+    if fs::write(file(Path::new("/sys/fs/fuse/connections")), "1").is_ok() {
+        return;
+    }
+    let Ok(here) = tempfile::tempdir() else { return };
+    if mount("fusectl", here.path(), "fusectl", MountFlags::empty(), None).is_ok() {
+        let _ = fs::write(file(here.path()), "1");
+        let _ = unmount(here.path(), UnmountFlags::DETACH);
     }
 }
 
