@@ -69,6 +69,10 @@ fn the_programs_of_every_day_see_the_original() {
     assert!(!listed(&mounted).is_empty());
     let blocks: u64 =
         paths(&original).iter().filter(|(_, of)| of.is_file()).map(|(_, of)| of.size().div_ceil(512)).sum();
+    let owner = rustix::process::geteuid().as_raw();
+    for (path, of) in paths(&mounted).iter().filter(|(_, of)| of.is_file()) {
+        assert_eq!((of.blocks(), of.uid()), (of.size().div_ceil(512), owner), "{}", path.display());
+    }
     let du =
         program(Command::new("du").args(["-s", "-B512", "--exclude=.safetensors", "--exclude=.tensors"]).arg(&mounted));
     let counted: u64 = du.split_whitespace().next().unwrap().parse().unwrap();
