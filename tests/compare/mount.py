@@ -50,8 +50,8 @@ def mount(bench: Context) -> Result:
     kind = output("df", "--output=fstype", folder).split()[-1]
     method = (
         f"Files of {size(BYTES)}, one of random bytes, whose chunks are kept raw, and others of weights, whose chunks "
-        f"are encoded. Beside the mount is the same file on {kind}, which the page cache has, read in the same way by the "
-        "same process into memory that was touched before. The packs of the store lie in the page cache too. Read "
+        f"are encoded. Beside the mount is the same file on {kind}, which the page cache has, read in the same way by "
+        "the same process into memory that was touched before. The packs of the store lie in the page cache too. Read "
         "again: the kernel has the file's pages from the mount. The first time: another server, whose own cache is "
         f"empty, and no page of the file. Medians of {bench.runs} in turn. What decoding all cores could do is their "
         "number times what `codec_speed` says of one thread on the same bytes."
