@@ -43,7 +43,10 @@ impl<K: Copy + Eq + Hash> Cache<K> {
         let slot = self.slots.get_mut(&key)?;
         self.clock += 1;
         self.order.remove(&slot.used);
-        self.spent.remove(&slot.used);
+        if self.spent.remove(&slot.used).is_some() {
+            // Somebody begins with it anew.
+            slot.given = 0;
+        }
         self.order.insert(self.clock, key);
         slot.used = self.clock;
         Some(Arc::clone(&slot.bytes))
@@ -221,8 +224,9 @@ mod tests {
             cache.given(key, CHUNK_BYTES_MAX / 2);
         }
         cache.given(1, CHUNK_BYTES_MAX - 1);
-        // Asked for once more: it is not spent.
+        // Asked for once more: it is not spent, and not by the first bytes of it.
         cache.get(3);
+        cache.given(3, CHUNK_BYTES_MAX - 1);
         cache.given(8, CHUNK_BYTES_MAX);
         let buffer = filled(&mut cache, CHUNK_BYTES_MAX, 10);
         assert_eq!(buffer.as_ptr(), at[&5]);
@@ -233,7 +237,7 @@ mod tests {
         let other = filled(&mut cache, CHUNK_BYTES_MAX, 11);
         assert!(!at.values().any(|at| *at == other.as_ptr()));
         // When there is no room they go before anything that is not spent.
-        for key in 11..22 {
+        for key in 11..23 {
             cache.insert(key, vec![0; CHUNK_BYTES_MAX]);
         }
         assert!(!cache.holds(7) && !cache.holds(8) && cache.holds(3));
