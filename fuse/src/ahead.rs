@@ -1,13 +1,32 @@
-//! Who reads a file from front to back, in how many places at once, and how far ahead it is worth decoding. Pure: never reads a
-//! byte.
+//! Who reads a file from front to back, in how many places at once, and who reads a little here and there; and what is worth
+//! decoding for them. Pure: never reads a byte.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::limits::{AHEAD_FIRST_BYTES, STREAMS_MAX};
+use crate::limits::{AHEAD_FIRST_BYTES, AREAS_MAX, SMALL_READ_BYTES, STREAMS_MAX};
 
 /// The kernel asks for what it reads ahead by several requests at a time, which arrive in any order: this far from the end of
 /// those that have come a read still belongs to them.
 const SLACK_BYTES: u64 = 4 << 20;
+/// And at most this many times as far as it is long; a small one no farther than it is long: such reads here and there are not
+/// one from front to back.
+const SLACK_READS: u64 = 16;
+/// Small reads are counted by areas of this many bytes, about those of a chunk.
+const AREA_BYTES: u64 = 1 << 20;
+/// With so many small reads in one area the whole is worth giving to the kernel.
+const AREA_READS: u8 = 2;
+
+/// What a read makes worth doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing.
+    Nothing,
+    /// A range is to be decoded: it is about to be read.
+    Ahead(Range<u64>),
+    /// What was decoded for this read is to be given to the kernel whole: others like it will be near.
+    Whole,
+}
 
 /// How far to look ahead, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +42,8 @@ pub struct Reach {
 pub struct Streams {
     streams: Vec<Stream>,
     clock: u64,
+    /// Small reads of late that belong to no stream, by areas.
+    scattered: HashMap<u64, u8>,
 }
 
 /// A place from which on somebody reads.
@@ -41,36 +62,29 @@ struct Stream {
 }
 
 impl Streams {
-    /// Takes note of a read of `len` bytes at `offset`; answers the range that is worth decoding now. Only one who has gone on
+    /// Takes note of a read of `len` bytes at `offset`; answers what is worth doing now. Only one who has gone on
     /// from one tensor into the next is read ahead of beyond the end of a tensor: a loader that takes tensors in an order of its
     /// own reads each to its end and then one that lies elsewhere. `border_after` tells where the tensor ends that a byte lies
     /// in.
-    pub fn read(
-        &mut self,
-        offset: u64,
-        len: u64,
-        reach: Reach,
-        border_after: impl Fn(u64) -> u64,
-    ) -> Option<Range<u64>> {
+    pub fn read(&mut self, offset: u64, len: u64, reach: Reach, border_after: impl Fn(u64) -> u64) -> Next {
         self.clock += 1;
         let end = offset.saturating_add(len);
-        let goes_on = |stream: &Stream| {
-            let furthest = stream.end.max(stream.ahead).saturating_add(SLACK_BYTES);
-            (stream.end.saturating_sub(SLACK_BYTES)..=furthest).contains(&offset)
-        };
+        let reads = if len <= SMALL_READ_BYTES { 1 } else { SLACK_READS };
+        let slack = SLACK_BYTES.min(len.saturating_mul(reads));
+        let goes_on = |stream: &Stream| stream.end.abs_diff(offset) <= slack;
         let at = (0..self.streams.len())
             .filter(|at| goes_on(&self.streams[*at]))
             .min_by_key(|at| self.streams[*at].end.abs_diff(offset));
         let Some(at) = at else {
             self.begin(Stream { end, ahead: end, window: 0, border: border_after(offset), last: self.clock });
-            return None;
+            return if len <= SMALL_READ_BYTES && self.is_often_near(offset) { Next::Whole } else { Next::Nothing };
         };
         let active = self.streams.iter().filter(|stream| stream.window > 0).count().max(1) as u64;
         let stream = &mut self.streams[at];
         stream.last = self.clock;
         if end <= stream.end {
             // Overtaken by one that came after it.
-            return None;
+            return Next::Nothing;
         }
         stream.end = end;
         stream.window = (stream.window * 2).max(AHEAD_FIRST_BYTES).min(reach.each).min(reach.all / active);
@@ -81,10 +95,25 @@ impl Streams {
         let from = stream.ahead.max(end);
         // Little by little is as much work as at once, and each task costs something.
         if target <= from || (target - from < stream.window / 4 && target != stream.border) {
-            return None;
+            return Next::Nothing;
         }
         stream.ahead = target;
-        Some(from..target)
+        Next::Ahead(from..target)
+    }
+
+    /// Counts a small read; whether it is not the first in its area.
+    fn is_often_near(&mut self, offset: u64) -> bool {
+        if self.scattered.len() >= AREAS_MAX {
+            self.scattered.clear();
+        }
+        let area = offset / AREA_BYTES;
+        let reads = self.scattered.entry(area).or_default();
+        *reads += 1;
+        if *reads < AREA_READS {
+            return false;
+        }
+        self.scattered.remove(&area);
+        true
     }
 
     fn begin(&mut self, stream: Stream) {
@@ -111,11 +140,11 @@ mod tests {
     #[test]
     fn who_reads_on_is_read_ahead_of_more_and_more() {
         let mut streams = Streams::default();
-        assert_eq!(streams.read(0, MIB, REACH, nowhere), None, "nobody knows yet");
-        assert_eq!(streams.read(MIB, MIB, REACH, nowhere), Some(2 * MIB..2 * MIB + AHEAD_FIRST_BYTES));
+        assert_eq!(streams.read(0, MIB, REACH, nowhere), Next::Nothing, "nobody knows yet");
+        assert_eq!(streams.read(MIB, MIB, REACH, nowhere), Next::Ahead(2 * MIB..2 * MIB + AHEAD_FIRST_BYTES));
         let mut covered = 2 * MIB + AHEAD_FIRST_BYTES;
         for at in 2..200 {
-            if let Some(range) = streams.read(at * MIB, MIB, REACH, nowhere) {
+            if let Next::Ahead(range) = streams.read(at * MIB, MIB, REACH, nowhere) {
                 assert_eq!(range.start, covered, "without a gap and nothing twice");
                 covered = range.end;
             }
@@ -127,9 +156,34 @@ mod tests {
     fn leaps_are_not_read_ahead_of() {
         let mut streams = Streams::default();
         for nr in 0..1000_u64 {
-            assert_eq!(streams.read(nr * 7919 % 1000 * 100 * MIB, 4096, REACH, nowhere), None);
+            assert_eq!(streams.read(nr * 7919 % 1000 * 100 * MIB, 4096, REACH, nowhere), Next::Nothing);
         }
         assert!(streams.streams.len() <= STREAMS_MAX);
+    }
+
+    #[test]
+    fn small_reads_here_and_there_bring_what_is_around_them_when_they_come_again() {
+        let mut streams = Streams::default();
+        let (mut around, mut ahead) = (vec![0; 64], 0);
+        let mut random = 1_u64;
+        for _ in 0..2000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let page = (random >> 33) % (64 * 256);
+            match streams.read(page * 4096, 4096, REACH, nowhere) {
+                Next::Whole => around[page as usize / 256] += 1,
+                Next::Ahead(_) => ahead += 1,
+                Next::Nothing => {}
+            }
+        }
+        assert!(around.iter().all(|times| *times > 0), "{around:?}");
+        assert!(ahead < 50, "{ahead} of 2000 were taken for one who reads on");
+        // Large ones have enough of their own.
+        assert_eq!(streams.read(1000 * MIB, MIB, REACH, nowhere), Next::Nothing);
+        assert_eq!(streams.read(1100 * MIB, MIB, REACH, nowhere), Next::Nothing);
+        for nr in 0..10 * AREAS_MAX as u64 {
+            streams.read(nr * 100 * MIB, 1, REACH, nowhere);
+        }
+        assert!(streams.scattered.len() <= AREAS_MAX);
     }
 
     #[test]
@@ -149,11 +203,13 @@ mod tests {
         let mut furthest = 0;
         for at in 20..30 {
             let ahead = streams.read(at * MIB, MIB, REACH, tensor);
-            furthest = furthest.max(ahead.map_or(0, |range| range.end));
+            if let Next::Ahead(range) = ahead {
+                furthest = furthest.max(range.end);
+            }
         }
         assert_eq!(furthest, 30 * MIB);
         let on = streams.read(30 * MIB, MIB, REACH, tensor);
-        assert!(on.is_some_and(|range| range.start == 31 * MIB && range.end > 40 * MIB));
+        assert!(matches!(on, Next::Ahead(range) if range.start == 31 * MIB && range.end > 40 * MIB));
     }
 
     #[test]
@@ -162,7 +218,7 @@ mod tests {
         let mut ahead = [0; 8];
         for nr in 0..40 {
             for (stream, ahead) in (0..).zip(&mut ahead) {
-                if let Some(range) = streams.read(stream * 1000 * MIB + nr * MIB, MIB, REACH, nowhere) {
+                if let Next::Ahead(range) = streams.read(stream * 1000 * MIB + nr * MIB, MIB, REACH, nowhere) {
                     *ahead = range.end - (stream * 1000 * MIB + (nr + 1) * MIB);
                 }
             }
@@ -176,9 +232,9 @@ mod tests {
         let mut streams = Streams::default();
         let small = Reach { each: MIB, all: MIB };
         streams.read(u64::MAX - 2 * MIB, MIB, small, nowhere);
-        assert!(streams.read(u64::MAX - MIB, MIB, small, nowhere).is_none());
+        assert_eq!(streams.read(u64::MAX - MIB, MIB, small, nowhere), Next::Nothing);
         let none = Reach { each: 0, all: 0 };
         streams.read(0, MIB, none, nowhere);
-        assert_eq!(streams.read(MIB, MIB, none, nowhere), None);
+        assert_eq!(streams.read(MIB, MIB, none, nowhere), Next::Nothing);
     }
 }

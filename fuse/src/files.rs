@@ -1,24 +1,28 @@
 //! Files that are open, and the checkpoints that they keep. Never knows a path or an inode.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use ckpt_store::{
     Body, CheckpointId, ChunkId, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store,
 };
+use fuser::{INodeNo, Notifier};
 
 use crate::Log;
-use crate::ahead::{Reach, Streams};
-use crate::limits::{AHEAD_BYTES, DAMAGE_LOOKED_FOR_AGAIN, LINGER, TOLD_MAX};
+use crate::ahead::{Next, Reach, Streams};
+use crate::limits::{AHEAD_BYTES, DAMAGE_LOOKED_FOR_AGAIN, LINGER, PAGE_BYTES, TOLD_MAX};
 use crate::workers::Workers;
 
 /// All files that are open.
 pub struct Files {
     store: Arc<Store>,
     cache: Arc<ReadCache>,
-    reach: Reach,
+    /// How far to look ahead in one place, in bytes, when there is room.
+    reach_max: u64,
+    /// Handles that something was decoded ahead of, of late.
+    read_on: AtomicU64,
     workers: Workers,
     log: Arc<dyn Log>,
     checkpoints: Mutex<HashMap<CheckpointId, Held>>,
@@ -26,6 +30,8 @@ pub struct Files {
     last: AtomicU64,
     /// Damaged chunks that were told.
     told: Mutex<HashSet<ChunkId>>,
+    /// Whether it was told that nothing keeps what is open.
+    told_unpinned: AtomicBool,
 }
 
 /// What is in use.
@@ -60,15 +66,35 @@ impl Held {
 
 /// An open file.
 pub struct Handle {
+    /// What the kernel knows it by.
+    inode: u64,
     checkpoint: RwLock<Arc<OpenCheckpoint>>,
     body: Arc<Body>,
     streams: Mutex<Streams>,
+    /// Whether something was decoded ahead of late.
+    is_read_on: AtomicBool,
 }
 
 impl Handle {
     /// Has a range decoded, by this thread.
     pub fn bring(&self, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
         self.checkpoint().bring(&self.body, offset, len, progress)
+    }
+
+    /// Gives what is decoded together with a byte to the kernel's page cache, by this thread.
+    pub fn give(&self, offset: u64, kernel: &Notifier) -> Result<()> {
+        let checkpoint = self.checkpoint();
+        let around = checkpoint.around(&self.body, offset);
+        // Of a page that is not whole the kernel takes nothing.
+        let start = around.start.next_multiple_of(PAGE_BYTES);
+        let end = if around.end == self.body.len() { around.end } else { around.end / PAGE_BYTES * PAGE_BYTES };
+        if start < end {
+            let slices = checkpoint.slices(&self.body, start, end - start, &Quiet)?;
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            // It may have dropped the file, and loses nothing by not having this.
+            let _ = kernel.store(INodeNo(self.inode), start, &bytes);
+        }
+        Ok(())
     }
 
     fn checkpoint(&self) -> Arc<OpenCheckpoint> {
@@ -84,18 +110,18 @@ impl Files {
         threads: usize,
         log: Arc<dyn Log>,
     ) -> std::io::Result<Arc<Self>> {
-        // What is decoded ahead must still be there when it is read, whoever else reads.
-        let all = cache_bytes as u64 / 4;
         let files = Arc::new(Self {
             store,
             cache: Arc::new(ReadCache::new(cache_bytes)),
-            reach: Reach { each: all.min(AHEAD_BYTES * threads as u64), all },
+            reach_max: AHEAD_BYTES * threads as u64,
+            read_on: AtomicU64::new(0),
             workers: Workers::start(threads)?,
             log,
             checkpoints: Mutex::default(),
             handles: RwLock::default(),
             last: AtomicU64::new(0),
             told: Mutex::default(),
+            told_unpinned: AtomicBool::new(false),
         });
         let kept = Arc::downgrade(&files);
         std::thread::Builder::new().name("ckpt-rest".into()).spawn(move || {
@@ -108,11 +134,11 @@ impl Files {
         Ok(files)
     }
 
-    /// Opens a file of a checkpoint; answers the number of its handle.
-    pub fn open(&self, checkpoint: CheckpointId, body: Arc<Body>) -> Result<u64> {
+    /// Opens a file of a checkpoint, which the kernel knows by an inode; answers the number of its handle.
+    pub fn open(&self, checkpoint: CheckpointId, inode: u64, body: Arc<Body>) -> Result<u64> {
         let checkpoint = RwLock::new(self.checkpoint(checkpoint)?);
         let number = self.number();
-        let handle = Handle { checkpoint, body, streams: Mutex::default() };
+        let handle = Handle { inode, checkpoint, body, streams: Mutex::default(), is_read_on: AtomicBool::new(false) };
         self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
         Ok(number)
     }
@@ -135,11 +161,12 @@ impl Files {
     /// The bytes of an open file from `offset` on, `len` of them or those up to its end. None for a handle that is not open.
     pub fn read(&self, handle: u64, offset: u64, len: u64) -> Option<Result<Vec<Slice>>> {
         let handle = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()?;
-        let ahead = {
+        let next = {
             let mut streams = handle.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.read(offset, len, self.reach, |at| handle.body.border_after(at))
+            streams.read(offset, len, self.reach(), |at| handle.body.border_after(at))
         };
-        if let Some(range) = ahead {
+        if let Next::Ahead(range) = &next {
+            handle.is_read_on.store(true, Ordering::Relaxed);
             self.workers.decode(&handle, range.start..range.end.min(handle.body.len()));
         }
         let checkpoint = handle.checkpoint();
@@ -149,14 +176,32 @@ impl Files {
         {
             read = again.slices(&handle.body, offset, len, &Quiet);
         }
-        if let Err(error) = &read {
-            self.tell(error);
+        match &read {
+            Err(error) => self.tell(error),
+            // Behind the read: it is decoded then.
+            Ok(_) if next == Next::Whole => self.workers.give(&handle, offset),
+            Ok(_) => {}
         }
         Some(read)
     }
 
-    /// Lets go of checkpoints of which no file has been open for a while.
+    /// Tells how to reach the kernel.
+    pub fn meet(&self, kernel: Notifier) {
+        self.workers.meet(kernel);
+    }
+
+    /// How far to look ahead in one handle. What is decoded ahead must still be there when it is read, whoever else reads.
+    fn reach(&self) -> Reach {
+        let all = self.cache.bytes_max() as u64 / 4 / self.read_on.load(Ordering::Relaxed).max(1);
+        Reach { each: all.min(self.reach_max), all }
+    }
+
+    /// Counts the handles that are read on, and lets go of checkpoints of which no file has been open for a while.
     fn rest(&self) {
+        let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+        let read_on = handles.values().filter(|handle| handle.is_read_on.swap(false, Ordering::Relaxed)).count();
+        drop(handles);
+        self.read_on.store(read_on as u64, Ordering::Relaxed);
         // Closing one removes a file: not under the lock.
         let idle: Vec<Held> = {
             let mut checkpoints = self.lock();
@@ -192,6 +237,11 @@ impl Files {
             return Ok(Arc::clone(&held.checkpoint));
         }
         let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet)?;
+        if !opened.is_pinned() && !self.told_unpinned.swap(true, Ordering::Relaxed) {
+            self.log.line(
+                "what is open can't be written down in the store: a gc by somebody who may write there does not spare it",
+            );
+        }
         let checkpoint = Arc::new(opened);
         checkpoints.insert(id, Held::new(Arc::clone(&checkpoint)));
         Ok(checkpoint)

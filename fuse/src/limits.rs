@@ -25,6 +25,15 @@ pub const TASK_BYTES: u64 = 1 << 20;
 /// Tasks that wait for these threads; what is more is read when it is asked for.
 pub const TASKS_MAX: usize = 4096;
 
+/// Bytes of a page of the kernel, as far as giving it some goes.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// The most bytes of a read that is taken for one here and there.
+pub const SMALL_READ_BYTES: u64 = 64 << 10;
+
+/// Areas of a file in which such reads of a handle are counted.
+pub const AREAS_MAX: usize = 4096;
+
 /// The most places at which one handle is followed.
 pub const STREAMS_MAX: usize = 64;
 

@@ -268,7 +268,7 @@ impl Shared {
 
     /// Writes a file; every byte is one that the store has checked.
     fn lay_down(&self, task: &Task) -> io::Result<()> {
-        let handle = self.files.open(task.checkpoint, Arc::clone(&task.body)).map_err(io::Error::other)?;
+        let handle = self.files.open(task.checkpoint, task.ino, Arc::clone(&task.body)).map_err(io::Error::other)?;
         let written = self.write(task, handle);
         self.files.close(handle);
         written

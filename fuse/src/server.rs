@@ -61,10 +61,17 @@ pub fn start(store: Arc<Store>, directory: &Path, options: &Options, log: Arc<dy
     let sources =
         Sources { files: Arc::clone(&files), warmer: Arc::clone(&warmer), materializer: materializer.clone() };
     let facts = Facts::new(store.root(), directory, options, sources);
-    let server = Server { metadata: Arc::clone(&metadata), files, facts, materializer, may_open_alone: false };
+    let server = Server {
+        metadata: Arc::clone(&metadata),
+        files: Arc::clone(&files),
+        facts,
+        materializer,
+        may_open_alone: false,
+    };
     let session = Session::new(server, directory, &config)
         .and_then(Session::spawn)
         .map_err(|error| place::refusal(directory, error))?;
+    files.meet(session.notifier());
     watch::start(&metadata, session.notifier())
         .map_err(|source| Error::Io { what: "can't start a thread".into(), source })?;
     Ok(Mounted::new(session, directory, warmer, log))
@@ -82,7 +89,9 @@ impl Filesystem for Server {
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            // There are none, which `ls -l` then asks once of each file and not each time.
+            | InitFlags::FUSE_POSIX_ACL;
         let _ = config.add_capabilities(wanted & config.capabilities());
         self.may_open_alone = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         if let Some(materializer) = &self.materializer {
@@ -142,7 +151,7 @@ impl Filesystem for Server {
                     return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
                 }
             }
-            match self.files.open(source.checkpoint, source.body) {
+            match self.files.open(source.checkpoint, ino, source.body) {
                 // What it holds never changes: the kernel may keep what it has read of it.
                 Ok(handle) => {
                     reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)

@@ -72,7 +72,8 @@ impl Warmer {
 
     /// Brings a file, by its bytes in order: so it is decoded ahead, tensor by tensor, as for any other reader.
     fn bring(&self, file: &Wanted, kernel: &Notifier) -> Result<(), String> {
-        let handle = self.files.open(file.checkpoint, Arc::clone(&file.body)).map_err(|error| error.to_string())?;
+        let handle =
+            self.files.open(file.checkpoint, file.inode, Arc::clone(&file.body)).map_err(|error| error.to_string())?;
         let outcome = self.bring_open(file, handle, kernel);
         self.files.close(handle);
         outcome

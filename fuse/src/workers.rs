@@ -1,11 +1,13 @@
-//! Threads that decode what will be asked for next. Never makes anybody wait: what they don't get to is decoded by who asks.
+//! Threads that decode what will be asked for next, and give the kernel more than it asked for. Never makes anybody wait: what
+//! they don't get to is decoded by who asks.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use ckpt_store::{Notice, Progress, Stage};
+use fuser::Notifier;
 
 use crate::files::Handle;
 use crate::limits::{TASK_BYTES, TASKS_MAX};
@@ -19,6 +21,7 @@ pub struct Workers {
 struct Shared {
     inside: Mutex<Inside>,
     came: Condvar,
+    kernel: OnceLock<Notifier>,
 }
 
 #[derive(Default)]
@@ -30,14 +33,20 @@ struct Inside {
 struct Task {
     /// Gone when it was closed: then nobody will ask.
     handle: Weak<Handle>,
-    offset: u64,
-    len: u64,
+    what: What,
+}
+
+enum What {
+    /// These bytes are decoded.
+    Decode { offset: u64, len: u64 },
+    /// What is decoded together with this byte goes to the kernel.
+    Give { offset: u64 },
 }
 
 impl Workers {
     /// Starts `count` threads.
     pub fn start(count: usize) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { inside: Mutex::default(), came: Condvar::new() });
+        let shared = Arc::new(Shared { inside: Mutex::default(), came: Condvar::new(), kernel: OnceLock::new() });
         let mut workers = Self { shared, threads: Vec::with_capacity(count) };
         for nr in 0..count {
             let shared = Arc::clone(&workers.shared);
@@ -53,11 +62,26 @@ impl Workers {
         let mut offset = range.start;
         while offset < range.end && inside.tasks.len() < TASKS_MAX {
             let len = TASK_BYTES.min(range.end - offset);
-            inside.tasks.push_back(Task { handle: Arc::downgrade(handle), offset, len });
+            inside.tasks.push_back(Task { handle: Arc::downgrade(handle), what: What::Decode { offset, len } });
             offset += len;
         }
         drop(inside);
         self.shared.came.notify_all();
+    }
+
+    /// Has what lies around a byte of an open file given to the kernel.
+    pub fn give(&self, handle: &Arc<Handle>, offset: u64) {
+        let mut inside = self.shared.lock();
+        if inside.tasks.len() < TASKS_MAX {
+            inside.tasks.push_back(Task { handle: Arc::downgrade(handle), what: What::Give { offset } });
+        }
+        drop(inside);
+        self.shared.came.notify_one();
+    }
+
+    /// Tells them how to reach the kernel; what is to be given to it before that is not.
+    pub fn meet(&self, kernel: Notifier) {
+        let _ = self.shared.kernel.set(kernel);
     }
 }
 
@@ -77,7 +101,10 @@ impl Shared {
             drop(inside);
             if let Some(handle) = task.handle.upgrade() {
                 // Who reads it will be told why it can't be had; one that panics is not the end of the thread.
-                let _ = catch_unwind(AssertUnwindSafe(|| handle.bring(task.offset, task.len, self)));
+                let _ = catch_unwind(AssertUnwindSafe(|| match task.what {
+                    What::Decode { offset, len } => handle.bring(offset, len, self),
+                    What::Give { offset } => self.kernel.get().map_or(Ok(()), |kernel| handle.give(offset, kernel)),
+                }));
             }
         }
     }

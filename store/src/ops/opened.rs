@@ -18,7 +18,7 @@ pub struct Pinned {
     /// What the store holds, as read after they were pinned.
     pub state: State,
     /// None on a store that can't be written to.
-    _session: Option<Session>,
+    session: Option<Session>,
 }
 
 /// One checkpoint that is kept.
@@ -43,7 +43,14 @@ impl Pinned {
         };
         let chosen = choose(&State::load(store.backend())?)?;
         let session = pin_if_possible(session, chosen)?;
-        Ok(Self { state: State::load(store.backend())?, _session: session })
+        Ok(Self { state: State::load(store.backend())?, session })
+    }
+}
+
+impl Pinned {
+    /// Whether gc can see it.
+    pub fn is_written(&self) -> bool {
+        self.session.is_some()
     }
 }
 

@@ -37,7 +37,8 @@ use crate::ops::tensors::named;
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 
-/// A checkpoint that is open for reading. As long as this lives no gc takes away what it needs, whoever drops the checkpoint.
+/// A checkpoint that is open for reading. As long as this lives no gc takes away what it needs, whoever drops the checkpoint, if
+/// [`OpenCheckpoint::is_pinned`].
 ///
 /// Many threads may read at once. A process that was forked since must open the checkpoint anew: threads that were reading
 /// are not in it, and what they were about to bring never comes.
@@ -126,6 +127,12 @@ pub fn open(
 }
 
 impl OpenCheckpoint {
+    /// Whether gc leaves alone what it needs. It does not where no session could be written down: on a store that this process
+    /// may not write to, or on a full disk.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.is_written()
+    }
+
     /// What the catalog says of it.
     pub fn entry(&self) -> &Entry {
         &self.opened.entry

@@ -196,6 +196,11 @@ fn block_bytes(layout: &Layout) -> u64 {
     layout.run().saturating_mul(GATHERED_RUNS_MAX).min(CHUNK_BYTES_MAX as u64)
 }
 
+/// The block in which a byte of the elements in rows lies.
+pub fn block_around(layout: &Layout, at: u64) -> Range<u64> {
+    block_range(layout, at / block_bytes(layout))
+}
+
 /// The bytes of the elements in rows that are in a block.
 fn block_range(layout: &Layout, nr: u64) -> Range<u64> {
     let start = nr.saturating_mul(block_bytes(layout)).min(layout.bytes());

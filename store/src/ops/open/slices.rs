@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::OpenCheckpoint;
 use super::body::{Body, Part};
 use super::read_cache::{Announcement, Answer};
+use super::rows::block_around;
 use crate::error::{Error, Result};
 use crate::format::tensors::Piece;
 use crate::limits::HELD_SLICES_MAX;
@@ -92,6 +93,46 @@ impl OpenCheckpoint {
             }
         }
         Ok(())
+    }
+
+    /// The range of a body around a byte that is decoded with it: what lies there in the same chunk.
+    pub fn around(&self, body: &Body, offset: u64) -> Range<u64> {
+        let Some((part, at, _)) = body.parts(offset, 1).next() else { return offset..offset };
+        let start = offset - at;
+        match part {
+            Part::Bytes(bytes) => start..start + bytes.len() as u64,
+            Part::Rows(layout) => {
+                let block = block_around(layout, at);
+                start + block.start..start + block.end
+            }
+            Part::Span(span) => {
+                let around = self.around_in_file(*span, span.offset + at);
+                start + (around.start - span.offset)..start + (around.end - span.offset)
+            }
+        }
+    }
+
+    /// The range of a file around a byte of a span of it that lies in the same chunk, and in the span.
+    fn around_in_file(&self, span: Span, file_at: u64) -> Range<u64> {
+        let map = self.map(span.file);
+        let Some(Piece::Chunk { chunk, at, .. }) = map.pieces(file_at, 1).first().copied() else {
+            return file_at..file_at + 1;
+        };
+        // No byte of the chunk lies farther away; others may lie between, where small tensors share one.
+        let from = file_at.saturating_sub(u64::from(at)).max(span.offset);
+        let to = file_at.saturating_add(u64::from(self.opened.manifest.chunk_lens[chunk as usize] - at));
+        let (mut start, mut end) = (from, from);
+        for piece in map.pieces(from, to.min(span.offset + span.len) - from) {
+            let (Piece::Chunk { len, .. } | Piece::Inline { len, .. }) = piece;
+            if !matches!(piece, Piece::Chunk { chunk: other, .. } if other == chunk) {
+                if end > file_at {
+                    break;
+                }
+                start = end + u64::from(len);
+            }
+            end += u64::from(len);
+        }
+        start..end
     }
 
     fn slices_of(&self, span: Span, progress: &dyn Progress, slices: &mut Vec<Slice>) -> Result<()> {
