@@ -74,9 +74,10 @@ pub struct Row<'a> {
 }
 
 impl Attributes {
-    /// Those of a directory that the mount makes.
+    /// Those of a directory that the mount makes. Its owner may write to it as far as it goes: nobody can here, but in what `cp`
+    /// makes of it.
     pub fn directory(links: u32, mtime_ms: i64) -> Self {
-        Self { kind: Kind::Directory, mode: 0o555, links, size: 0, mtime_ms }
+        Self { kind: Kind::Directory, mode: 0o755, links, size: 0, mtime_ms }
     }
 
     /// Those of a link.

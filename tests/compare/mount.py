@@ -247,6 +247,9 @@ def first(place: Place, files: dict[str, Path], chunks: int) -> list[Row]:
         ours = in_turn(place.bench.runs, anew(name, read))[0]
         words = f"`read` for the first time, {name}, against {cores} cores that decode {decoding:.1f} GB/s each"
         rows.append(speed(words, ours, could, BYTES, ENCODED_MIN))
+        ours, checked = in_turn(place.bench.runs, anew(name, read), lambda: verified(place, name))
+        words = f"`read` for the first time, {name}, against `verify`, which decodes and checks it on all cores"
+        rows.append(speed(words, ours, checked, BYTES))
     with place.mounted():
         before = place.status()["chunks_decoded"]
         read(place.file("float32"))
@@ -262,6 +265,12 @@ def first(place: Place, files: dict[str, Path], chunks: int) -> list[Row]:
     ours, theirs = in_turn(place.bench.runs, pages_anew, lambda: pages(files["raw"], "psync", PAGES_ANEW))
     rows.append(times(f"{PAGES_ANEW:,} pages of 4 KiB at random for the first time, `pread`", ours, theirs))
     return rows
+
+
+def verified(place: Place, name: str) -> float:
+    """Seconds that the command takes to read, decode and check all chunks of a checkpoint."""
+    command = [place.bench.ckpt, "--store", place.store, "verify", f"{name}@1"]
+    return seconds(lambda: output(*command))
 
 
 def loaders(place: Place, file: Path) -> list[Row]:
