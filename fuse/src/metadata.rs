@@ -336,7 +336,11 @@ impl Metadata {
             let tree = self.listing.tree();
             let Some((_, entry)) = tree.checkpoint(id) else { return Errno::ESTALE };
             if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-                self.log.line(&format!("{} can't be shown: {error}", ckpt_store::name_of(entry)));
+                // A store that is away would look as one that is damaged.
+                let root = self.store.root();
+                let is_there = root.exists();
+                let why = if is_there { error.to_string() } else { format!("no store in {}", root.display()) };
+                self.log.line(&format!("{} can't be shown: {why}", ckpt_store::name_of(entry)));
             }
             Errno::EIO
         })

@@ -81,10 +81,21 @@ impl Opened {
         store: &Store,
         damaged: impl Iterator<Item = (u32, u64, ChunkId, &'a Unreadable)>,
     ) -> Error {
-        let mut aside: HashSet<(ChunkId, PackId)> = HashSet::new();
+        self.damage_but(store, &mut HashSet::new(), damaged)
+    }
+
+    /// As [`Self::damage`], without setting aside those of `aside` again, which costs a write that is made durable; adds the
+    /// others there.
+    pub fn damage_but<'a>(
+        &self,
+        store: &Store,
+        aside: &mut HashSet<(ChunkId, PackId)>,
+        damaged: impl Iterator<Item = (u32, u64, ChunkId, &'a Unreadable)>,
+    ) -> Error {
+        let mut new = Vec::new();
         let mut places = Vec::new();
         for (file, file_at, chunk, unreadable) in damaged {
-            aside.extend(unreadable.pack.map(|pack| (chunk, pack)));
+            new.extend(unreadable.pack.map(|pack| (chunk, pack)).filter(|place| aside.insert(*place)));
             let file = &self.manifest.files[file as usize];
             places.push(Damage {
                 checkpoint: refs::name_of(&self.entry),
@@ -96,7 +107,9 @@ impl Opened {
             });
         }
         // Best effort: it only decides whether the next put of these bytes already heals them.
-        let _ = store.index().set_aside(&aside.into_iter().collect::<Vec<_>>());
+        if !new.is_empty() {
+            let _ = store.index().set_aside(&new);
+        }
         Error::Damaged(places)
     }
 }

@@ -181,7 +181,7 @@ impl OpenCheckpoint {
             let id = self.id(own.job.chunk);
             named.extend(own.job.parts.iter().map(|part| (part.file, part.file_at, id, unreadable)));
         }
-        Err(self.opened.damage(&self.store, named.into_iter()))
+        Err(self.damage(named.into_iter()))
     }
 
     /// Decodes a chunk to where it belongs: straight to a part that wants all of it, otherwise by way of the cache.

@@ -12,7 +12,7 @@ mod slices;
 mod stored;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -27,11 +27,11 @@ use crate::error::{Error, Result};
 use crate::format::catalog::Entry;
 use crate::format::manifest::{Content, File, Manifest};
 use crate::format::tensors::{FileMap, Piece};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 use crate::index::Place;
 use crate::limits::{ANNOUNCED_CHUNKS_MAX, LARGE_READ_BYTES};
 use crate::ops::opened::{Opened, Pinned};
-use crate::ops::reading::{ChunkReader, Known};
+use crate::ops::reading::{ChunkReader, Known, Unreadable};
 use crate::ops::stream::Span;
 use crate::ops::tensors::named;
 use crate::progress::{Progress, Stage};
@@ -57,6 +57,8 @@ pub struct OpenCheckpoint {
     cache: Arc<ReadCache>,
     runs: Mutex<Runs>,
     decoded_bytes: AtomicU64,
+    /// Damaged chunks that were set aside.
+    aside: Mutex<HashSet<(ChunkId, PackId)>>,
 }
 
 /// A tensor of a checkpoint, which need not be open.
@@ -121,6 +123,7 @@ pub fn open(
         cache,
         runs: Mutex::default(),
         decoded_bytes: AtomicU64::new(0),
+        aside: Mutex::default(),
         opened,
         pinned,
     })
@@ -279,6 +282,12 @@ impl OpenCheckpoint {
     fn count(&self, bytes: usize) {
         self.decoded_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.cache.count(bytes);
+    }
+
+    /// The error for damaged chunks, each with a byte of a file that lies in it. Each is set aside once.
+    fn damage<'a>(&self, damaged: impl Iterator<Item = (u32, u64, ChunkId, &'a Unreadable)>) -> Error {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        self.opened.damage_but(&self.store, &mut aside, damaged)
     }
 
     /// Where chunks are.

@@ -167,9 +167,8 @@ impl OpenCheckpoint {
                 Answer::Missing(announcement) => {
                     let Some(announcement) = announcement else { continue };
                     let decoded = self.decode_announced(chunk, announcement, progress)?;
-                    return decoded.map_err(|unreadable| {
-                        self.opened.damage(&self.store, [(named.0, named.1, id, &unreadable)].into_iter())
-                    });
+                    return decoded
+                        .map_err(|unreadable| self.damage([(named.0, named.1, id, &unreadable)].into_iter()));
                 }
             }
         }
