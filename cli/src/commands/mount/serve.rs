@@ -28,6 +28,7 @@ pub fn in_foreground(context: &Context, args: &Mount, dir: &Path) -> Result<Exit
 
 /// Is the process that `start` has started: tells it how mounting went, then nobody any more.
 pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
+    close_inherited();
     outlive_signals();
     // It outlives the terminal that it was started from, and its directory.
     let _ = rustix::process::setsid();
@@ -54,6 +55,23 @@ pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
             Err(error) => Failure::from(error).report(),
         },
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// Lets go of what whoever called the command had open without close-on-exec: a lock that was taken by `flock` or the end of a
+/// pipe would be held as long as the mount lives. All that this program opens itself is closed on exec, so none of that is hit.
+fn close_inherited() {
+    /// `O_CLOEXEC`, as `/proc` writes it.
+    const CLOSED_ON_EXEC: u32 = 0o2_000_000;
+    let is_inherited = |fd: &i32| {
+        let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & CLOSED_ON_EXEC == 0)
+    };
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in numbers.into_iter().filter(|fd| *fd > 2).filter(is_inherited) {
+        let _ = nix::unistd::close(fd);
     }
 }
 
