@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -209,6 +210,8 @@ fn no_room_is_no_error_for_who_reads() {
     with_mounts(|| {
         fs::create_dir_all(scene.lab.path("laid")).unwrap();
         mount_small(&scene.lab.path("laid"), 1 << 20);
+        // A tmpfs lets everybody write at first.
+        fs::set_permissions(scene.lab.path("laid"), fs::Permissions::from_mode(0o755)).unwrap();
         let mount = mounted(&scene, "mnt", "100MB");
         let at = mount.path("r/step-1");
         read_twice(&at.join("a.bin"));
