@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use ckpt_store::{Error, Shortage, Thing};
 
-use crate::output::size;
+use crate::output::{printable, size};
 
 /// Why a command ends without having done what it was asked to.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ impl Failure {
             Self::Damaged { error, instead } => store(error, instead.clone()),
             Self::Mount(error) => {
                 let more = mounting::more(error);
-                (lines(&error.to_string(), error.source(), &more, mounting::hint(error)), mounting::code(error))
+                (
+                    lines(&printable(&error.to_string()), error.source(), &more, mounting::hint(error)),
+                    mounting::code(error),
+                )
             }
             Self::Told { text, code } => (text.clone(), *code),
         }

@@ -43,6 +43,14 @@ pub enum Error {
         /// What lies where.
         why: String,
     },
+    /// Files can't be laid down where they were to be.
+    #[error("files can't be laid down in {}: {why}", directory.display())]
+    Unsuited {
+        /// Where.
+        directory: PathBuf,
+        /// What speaks against it.
+        why: String,
+    },
     /// Something is mounted there that answers.
     #[error("{} is a mount point of ckpt already", directory.display())]
     Mounted {

@@ -27,6 +27,7 @@ mod mounts;
 mod names;
 mod node;
 mod place;
+mod runs;
 mod server;
 mod status;
 mod tree;
@@ -47,7 +48,8 @@ pub use self::look::{Look, look, walk};
 pub use self::mounted::{Mounted, READ_AHEAD_KB, Stop};
 pub use self::mountinfo::{Device, Mount};
 pub use self::mounts::{on as mount_on, ours as mounts, place, reached_by, real};
-pub use self::place::check;
+pub use self::place::{apart, check, check_laid};
+pub use self::runs::Runs;
 pub use self::status::{Materialized, Status, Warm};
 pub use self::unmount::{Process, server_of, unmount};
 

@@ -47,6 +47,8 @@ struct Inside {
     waiting: VecDeque<Task>,
     /// Why nothing is laid down or handed to the kernel, when that is so.
     why_not: Option<String>,
+    /// Why the last file that was to be laid down could not be written.
+    trouble: Option<String>,
     /// Until when nothing is tried: there was no room.
     paused: Option<Instant>,
     has_ended: bool,
@@ -81,6 +83,7 @@ impl Materializer {
             laid: Laid::new(options.bytes_max),
             waiting: VecDeque::new(),
             why_not: None,
+            trouble: None,
             paused: None,
             has_ended: false,
         };
@@ -160,7 +163,8 @@ impl Materializer {
         let inside = self.shared.lock();
         let (files, bytes) = inside.laid.usage();
         let directory = self.shared.directory.clone();
-        (Materialized { directory, files, bytes, bytes_max: self.shared.bytes_max }, inside.why_not.clone())
+        let why_not = inside.why_not.clone().or_else(|| inside.trouble.clone());
+        (Materialized { directory, files, bytes, bytes_max: self.shared.bytes_max }, why_not)
     }
 
     fn hand_over(
@@ -252,14 +256,24 @@ impl Shared {
             let outcome = self.lay_down(&task);
             let mut inside = self.lock();
             match outcome {
-                Ok(()) => inside.laid.here(task.ino),
-                Err(error) => {
+                Ok(()) => {
+                    inside.laid.here(task.ino);
+                    inside.trouble = None;
+                }
+                Err(why) => {
                     inside.laid.failed(task.ino, true);
-                    inside.paused = Instant::now().checked_add(LAID_PAUSE);
+                    if let Failed::Write(error) = &why {
+                        inside.trouble = Some(format!("{} can't be written to: {error}", self.directory.display()));
+                        if lasts(error) {
+                            inside.paused = Instant::now().checked_add(LAID_PAUSE);
+                        }
+                    }
                     drop(inside);
                     let _ = fs::remove_file(self.path(task.ino));
-                    if error.kind() != ErrorKind::Interrupted {
-                        self.log.line(&format!("{} is not laid down: {error}", task.name));
+                    match why {
+                        Failed::Ended => {}
+                        Failed::Read(error) => self.log.line(&format!("{} is not laid down: {error}", task.name)),
+                        Failed::Write(error) => self.log.line(&format!("{} is not laid down: {error}", task.name)),
                     }
                 }
             }
@@ -267,38 +281,60 @@ impl Shared {
     }
 
     /// Writes a file; every byte is one that the store has checked.
-    fn lay_down(&self, task: &Task) -> io::Result<()> {
-        let handle = self.files.open(task.checkpoint, task.ino, Arc::clone(&task.body)).map_err(io::Error::other)?;
+    fn lay_down(&self, task: &Task) -> std::result::Result<(), Failed> {
+        let handle = self.files.open(task.checkpoint, task.ino, Arc::clone(&task.body)).map_err(Failed::read)?;
         let written = self.write(task, handle);
         self.files.close(handle);
         written
     }
 
-    fn write(&self, task: &Task, handle: u64) -> io::Result<()> {
+    fn write(&self, task: &Task, handle: u64) -> std::result::Result<(), Failed> {
         let path = self.path(task.ino);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Failed::Write)?;
         // In large pieces at multiples of their length: the kernel then keeps the file in large pages, and maps it in large pages.
         let mut piece = Vec::with_capacity(LAID_PIECE_BYTES as usize);
         let mut at = 0;
         while at < task.body.len() {
             if self.lock().has_ended {
-                return Err(ErrorKind::Interrupted.into());
+                return Err(Failed::Ended);
             }
             while at < task.body.len() && (piece.len() as u64) < LAID_PIECE_BYTES {
-                let slices = self.files.read(handle, at, TASK_BYTES).ok_or(ErrorKind::NotFound)?;
+                let slices = self.files.read(handle, at, TASK_BYTES).ok_or(Failed::Ended)?;
                 let before = piece.len();
-                slices.map_err(io::Error::other)?.iter().for_each(|slice| piece.extend_from_slice(slice));
+                slices.map_err(Failed::read)?.iter().for_each(|slice| piece.extend_from_slice(slice));
                 if piece.len() == before {
-                    return Err(ErrorKind::UnexpectedEof.into());
+                    return Err(Failed::Read("it ends early".into()));
                 }
                 at += (piece.len() - before) as u64;
             }
-            file.write_all(&piece)?;
+            file.write_all(&piece).map_err(Failed::Write)?;
             piece.clear();
         }
         // What the disk refuses later would be gone without a word.
-        file.sync_all()
+        file.sync_all().map_err(Failed::Write)
     }
+}
+
+/// Why a file is not laid down.
+enum Failed {
+    /// The mount ends.
+    Ended,
+    /// It can't be read, which is about this one file.
+    Read(String),
+    /// It can't be written.
+    Write(io::Error),
+}
+
+impl Failed {
+    fn read(error: ckpt_store::Error) -> Self {
+        Self::Read(error.to_string())
+    }
+}
+
+/// Whether it will stay so for a while: a disk that is full or broken.
+fn lasts(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT | Errno::IO))
 }
 
 /// Opens no link that somebody has put in a file's place.
@@ -306,7 +342,10 @@ const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Makes a directory that nobody else has, and removes those whose mounts are no more.
 fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
     if rustix::process::geteuid().is_root() && !belongs_to_root(&fs::metadata(directory)?) {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "others than root may write to it"));
     }

@@ -102,10 +102,11 @@ impl Mounted {
             self.log.line(&format!("unmounted; what is open is served for {} s more", LINGER.as_secs()));
         }
         let end = Instant::now() + LINGER;
-        while !self.is_over() && Instant::now() < end && stop() != Stop::Now {
+        // Where nothing is open any more it takes only as long as the server needs to tidy up.
+        while !self.is_over() && (Instant::now() < end || !self.is_used()) && stop() != Stop::Now {
             std::thread::sleep(TICK);
         }
-        if !self.is_over() {
+        if !self.is_over() && self.is_used() {
             self.log.line("files were still open at the end: their readers get errors from now on");
         }
         Ok(())
@@ -115,16 +116,25 @@ impl Mounted {
         self.session.guard.is_finished()
     }
 
+    /// Whether somebody has something of it open: then the kernel still has its file system.
+    fn is_used(&self) -> bool {
+        let kernel_has_it = |device: Device| Path::new(&format!("/sys/class/bdi/{device}")).exists();
+        self.device.is_some_and(kernel_has_it) || self.warmer.open_files() > 0
+    }
+
     /// Unmounts it, if what lies there is still it.
     fn take_away(&mut self, lazy: bool) -> Result<()> {
         let there = mounts::on(&self.directory)?.map(|mount| mount.device);
-        let outcome = match there {
-            Some(there) if Some(there) == self.device || self.device.is_none() => unmount(&self.directory, lazy),
-            Some(_) => Err(Error::Io {
-                what: format!("can't unmount {}", self.directory.display()),
-                source: std::io::Error::other("something else is mounted over it"),
-            }),
-            None => Ok(()),
+        let refused = |why: &str| Error::Io {
+            what: format!("can't unmount {}", self.directory.display()),
+            source: std::io::Error::other(why),
+        };
+        let outcome = match (there, self.device) {
+            (Some(there), Some(ours)) if there == ours => unmount(&self.directory, lazy),
+            (Some(_), Some(_)) => Err(refused("something else is mounted over it")),
+            // It was not to be seen when it was mounted: what lies there may be another's.
+            (Some(_), None) => Err(refused("it is not known whether what is mounted there is this mount")),
+            (None, _) => Ok(()),
         };
         self.is_gone |= outcome.is_ok();
         outcome

@@ -21,6 +21,19 @@ pub fn check(directory: &Path, store: &Path, others: &[(&str, &Path)], nonempty:
     if !about.is_dir() {
         return Err(Error::NotDirectory { path: directory.to_owned() });
     }
+    apart(directory, store, others)?;
+    if !nonempty {
+        let mut entries = std::fs::read_dir(directory)
+            .map_err(|source| Error::Io { what: format!("can't list {}", directory.display()), source })?;
+        if entries.next().is_some() {
+            return Err(Error::NotEmpty { directory: directory.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a mount would hide nothing that it needs, and not lie in the store.
+pub fn apart(directory: &Path, store: &Path, others: &[(&str, &Path)]) -> Result<()> {
     let overlap = |why: String| Err(Error::Overlap { directory: directory.to_owned(), why });
     let store = mounts::real(store);
     if directory.starts_with(&store) {
@@ -32,12 +45,27 @@ pub fn check(directory: &Path, store: &Path, others: &[(&str, &Path)], nonempty:
             return overlap(format!("it would hide {what} {}", path.display()));
         }
     }
-    if !nonempty {
-        let mut entries = std::fs::read_dir(directory)
-            .map_err(|source| Error::Io { what: format!("can't list {}", directory.display()), source })?;
-        if entries.next().is_some() {
-            return Err(Error::NotEmpty { directory: directory.to_owned() });
-        }
+    Ok(())
+}
+
+/// Checks that files can be laid down in a directory, whose path has no links: that it is one or can be made in one, and lies apart
+/// from the store.
+pub fn check_laid(directory: &Path, store: &Path) -> Result<()> {
+    let unsuited = |why: String| Err(Error::Unsuited { directory: directory.to_owned(), why });
+    let store = mounts::real(store);
+    if directory.starts_with(&store) {
+        return unsuited(format!("it lies in the store {}", store.display()));
+    }
+    if store.starts_with(directory) {
+        return unsuited(format!("the store {} lies in it", store.display()));
+    }
+    let is_missing =
+        |path: &Path| std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    if let Some(above) = directory.parent().filter(|above| is_missing(above)) {
+        return Err(Error::NoDirectory { directory: above.to_owned() });
+    }
+    if !is_missing(directory) && !directory.is_dir() {
+        return unsuited("it is not a directory".into());
     }
     Ok(())
 }

@@ -39,6 +39,11 @@ impl Warmer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many files of the mount are open by way of the server.
+    pub fn open_files(&self) -> u64 {
+        self.files.usage().files
+    }
+
     /// Ends it soon.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);

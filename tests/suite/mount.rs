@@ -14,6 +14,7 @@ mod reads;
 mod refused;
 mod shown;
 mod watched;
+mod words;
 
 use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};

@@ -31,7 +31,7 @@ const FUSE_RANKS: &[&[&str]] = &[
     &["workers", "ahead", "directory", "manifests", "listing", "answers", "mountinfo"],
     &["checkpoint", "tree"],
     &["members", "views", "inodes"],
-    &["node", "names", "xattrs", "limits", "errno", "error"],
+    &["node", "names", "xattrs", "limits", "errno", "error", "runs"],
 ];
 
 /// Arrows of the mount that the table does not allow, and why.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ckpt_fuse::{Look, Process};
 
 use super::Context;
-use super::mount::{find, look, place};
+use super::mount::{hung, look, mounted};
 use crate::args::Umount;
 use crate::failure::Failure;
 use crate::output::{print, print_json, printable};
@@ -20,17 +20,40 @@ const SHORT: Duration = Duration::from_millis(300);
 /// How long a mount that nobody seems to use may be in use: the kernel closes what a process had open after it has ended.
 const SETTLING: Duration = Duration::from_secs(2);
 
+/// From when on people are told what is waited for.
+const QUIET: Duration = Duration::from_secs(3);
+
 pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
-    let directory = place(&args.dir)?;
-    let mount = find(&directory)?;
+    let mount = mounted(&args.dir)?;
+    let directory = mount.point;
+    let on = printable(&directory.to_string_lossy());
+    let looking = Instant::now();
     let seen = look::within(&directory, &[], look::PATIENCE)?;
     let told = if let Look::Alive(Some(status)) = &seen { Some(status.pid) } else { None };
     // One that is stale has no server; whoever has files of it open can't read them any more.
     let is_stale = seen == Look::Stale;
     let pid = told.or_else(|| ckpt_fuse::server_of(&directory)).filter(|_| !is_stale);
     let process = pid.and_then(Process::of);
+    // How the process is that did not answer.
+    let hangs = pid.filter(|_| seen == Look::Silent).map(hung::state);
+    if seen == Look::Silent {
+        let which = pid.zip(hangs).map(|(pid, state)| format!(": process {pid} {state}")).unwrap_or_default();
+        eprintln!("Note: the mount on {on} did not answer for {} s{which}", looking.elapsed().as_secs());
+    }
     take_away(&directory, args.lazy || is_stale)?;
-    let ended = process.is_none_or(|process| process.ended_within(if args.lazy { SHORT } else { PATIENCE }));
+    let ended = process.is_none_or(|process| {
+        if args.lazy {
+            return process.ended_within(SHORT);
+        }
+        process.ended_within(QUIET) || {
+            eprintln!("Note: waiting for process {} to end", pid.unwrap_or_default());
+            process.ended_within(PATIENCE - QUIET)
+        }
+    });
+    // Not where files may be open on purpose, and are served.
+    if let Some(pid) = pid.filter(|_| !ended && (!args.lazy || hangs.is_some())) {
+        eprintln!("Hint: `kill -9 {pid}` ends the process; nothing in the store is lost by that");
+    }
     if context.json {
         return print_json(&serde_json::json!({
             "directory": directory.display().to_string(),
@@ -40,11 +63,17 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
             "ended": ended,
         }));
     }
-    let on = printable(&directory.to_string_lossy());
     print(&match (is_stale, ended, pid) {
         (true, ..) => format!("unmounted {on}, whose process was gone\n"),
-        (false, false, Some(pid)) if args.lazy => format!("unmounted {on}; process {pid} serves what is still open\n"),
-        (false, false, Some(pid)) => format!("unmounted {on}; process {pid} has not ended yet\n"),
+        (false, false, Some(pid)) => {
+            let how = match hangs {
+                Some(state) if args.lazy => format!("{state}, so what is still open can't be read"),
+                Some(state) => format!("{state} and has not ended yet"),
+                None if args.lazy => "serves what is still open".into(),
+                None => "has not ended yet".into(),
+            };
+            format!("unmounted {on}; process {pid} {how}\n")
+        }
         _ => format!("unmounted {on}\n"),
     })
 }

@@ -1,14 +1,17 @@
 //! Exit codes and hints for what can go wrong with a mount. Never prints.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use ckpt_fuse::Error;
+
+use crate::output::pasted;
 
 /// The exit code, as docs/cli.md lists them.
 pub fn code(error: &Error) -> u8 {
     match error {
         Error::NoDirectory { .. } | Error::NotMounted { .. } => 3,
-        Error::NotDirectory { .. } | Error::Overlap { .. } => 2,
+        Error::NotDirectory { .. } | Error::Overlap { .. } | Error::Unsuited { .. } => 2,
         Error::NotEmpty { .. } | Error::Mounted { .. } => 7,
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => 3,
         _ => 6,
@@ -23,30 +26,46 @@ pub fn more(error: &Error) -> Vec<String> {
     }
 }
 
+/// Whether this user may take away what is mounted there.
+fn may_unmount(directory: &Path) -> bool {
+    let me = rustix::process::geteuid();
+    let owner = ckpt_fuse::mount_on(directory).ok().flatten().and_then(|mount| mount.user);
+    me.is_root() || owner.is_none_or(|owner| owner == me.as_raw())
+}
+
 /// What helps.
 pub fn hint(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::NoDirectory { directory } => format!("`mkdir -p {}` makes it", directory.display()),
+        Error::NoDirectory { directory } => format!("`mkdir -p {}` makes it", pasted(directory)),
         Error::NotEmpty { .. } => {
             "another directory will do; with `--nonempty` what is in it is hidden until it is unmounted".into()
         }
         Error::NotDirectory { .. } | Error::Overlap { .. } => {
             "mount on an empty directory that lies apart from the store".into()
         }
+        Error::Unsuited { .. } => {
+            "`--materialize` takes a directory apart from the store, or the name of a new one in a directory that is there"
+                .into()
+        }
+        Error::Mounted { directory } | Error::Silent { directory } if !may_unmount(directory) => {
+            let on = pasted(directory);
+            format!("it is another user's; `ckpt mount --status {on}` says whose, another directory will do")
+        }
         Error::Mounted { directory } => {
-            let on = directory.display();
+            let on = pasted(directory);
             format!("`ckpt mount --status {on}` says more, `ckpt umount {on}` takes it away")
         }
-        Error::NotMounted { inside: Some(mount), .. } => format!("it lies in the mount on {}", mount.display()),
+        Error::NotMounted { inside: Some(mount), .. } => format!("it lies in the mount on {}", pasted(mount)),
         Error::NotMounted { .. } => "`ckpt mount --status` lists the mounts".into(),
         Error::Busy { directory, .. } => {
             format!(
                 "`ckpt umount --lazy {}` takes it away now and serves what is open until it is closed",
-                directory.display()
+                pasted(directory)
             )
         }
         Error::Silent { directory } => {
-            format!("its log may say why; `ckpt umount --lazy {}` takes it away", directory.display())
+            let on = pasted(directory);
+            format!("`ckpt mount --status {on}` names its process and its log; `ckpt umount --lazy {on}` takes it away")
         }
         Error::NoFuse => {
             "`modprobe fuse` as root brings it; a container needs `--device /dev/fuse --cap-add SYS_ADMIN`".into()

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -220,7 +220,44 @@ fn no_room_is_no_error_for_who_reads() {
         assert_same_reads(&original, &at, 1, 100);
         assert_eq!(mount.log().matches("laid").count(), 1, "{}", mount.log());
         assert_eq!(status(&scene, &mount)["materialized"]["bytes"], 0);
+        let why = status(&scene, &mount)["materialize_why_not"].to_string();
+        assert!(why.contains("laid can't be written to: No space left on device"), "{why}");
+        let text = run(on(&scene.lab.store()).args(["mount", "--status"]).arg(mount.at()));
+        assert!(text.text().contains("\nnot laid down  /"), "{}", text.text());
     });
+}
+
+#[test]
+fn a_damaged_file_keeps_no_other_from_being_laid_down() {
+    let scene = Scene::new();
+    if !mountable() || !passes_through(&scene) {
+        return;
+    }
+    scene.put(&Tree::directory().with("bad.bin", Node::File(sample::noise(5, 3_000_000), 0o644)), "r", 1);
+    for path in files(&scene.lab.store().join("packs")) {
+        let mut pack = fs::read(&path).unwrap();
+        let middle = pack.len() / 2;
+        pack[middle] ^= 1;
+        fs::write(&path, pack).unwrap();
+    }
+    scene.put(&two(1_000_000, 50_000), "r", 2);
+    let mount = mounted(&scene, "mnt", "100MB");
+    for _ in 0..3 {
+        ckpt_tests::calls::forget(&File::open(mount.path("r/step-1/bad.bin")).unwrap());
+        fs::read(mount.path("r/step-1/bad.bin")).unwrap_err();
+    }
+    // What lies before the damage was read through too seldom by now.
+    let bad = File::open(mount.path("r/step-1/bad.bin")).unwrap();
+    let mut byte = [0];
+    for at in (0..3_000_000).step_by(4096) {
+        let _ = bad.read_at(&mut byte, at);
+    }
+    drop(bad);
+    drop(File::open(mount.path("r/step-1/bad.bin")).unwrap());
+    wait_for("it is tried", LAYS_DOWN, || mount.log().contains("bad.bin of r@1 is not laid down"));
+    read_twice(&mount.path("r/step-2/a.bin"));
+    laid_down(&scene, &mount, 1);
+    assert_eq!(status(&scene, &mount)["materialize_why_not"], Value::Null);
 }
 
 #[test]
@@ -256,5 +293,6 @@ fn by_an_ordinary_user() {
     assert_eq!(told.code, Some(0), "{told:?}");
     assert_eq!(told.json()["materialize_why_not"], "only root may hand files to the kernel");
     assert_eq!((&told.json()["materialized"]["files"], laid(&scene)), (&Value::from(0), Vec::new()));
+    assert!(mount.log().contains("Note: files are not laid down: only root may hand"), "{}", mount.log());
     assert!(mount.log().contains("only root may hand files to the kernel"), "{}", mount.log());
 }

@@ -239,6 +239,12 @@ fn an_ordinary_user_mounts_and_unmounts_by_fusermount3() {
         } else {
             user.verb("umount", &[], None).expect(0);
         }
+        // What they may not do they are not told to.
+        desk.verb("mount", &[]).expect(0);
+        let ran = user.verb("mount", &[], None);
+        assert!(ran.code == Some(7) && ran.stderr.contains("Hint: it is another user's; "), "{ran:?}");
+        assert!(!ran.stderr.contains("umount"), "{ran:?}");
+        desk.verb("umount", &[]).expect(0);
     });
     detach(desk.at());
 }

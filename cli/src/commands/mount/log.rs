@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::output::printable;
+use crate::failure::Failure;
+use crate::output::{pasted, printable};
 
 /// Bytes from which on a log starts anew.
 const BYTES_MAX: u64 = 4 << 20;
@@ -24,13 +25,25 @@ pub struct Log {
     has_stderr: bool,
 }
 
-/// Opens a file to be appended to, and makes its directory.
+/// Opens a file to be appended to.
 pub fn open(path: &Path) -> std::io::Result<File> {
-    if let Some(above) = path.parent() {
-        std::fs::create_dir_all(above)?;
-    }
     // Names of runs and files stand in it.
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// What it means that a log can't be opened.
+pub fn failure(path: &Path, error: std::io::Error) -> Failure {
+    if path.is_dir() {
+        let message = format!("can't write the log {}: it is a directory", printable(&path.to_string_lossy()));
+        return Failure::usage(message, format!("`--log {}` is a file in it", pasted(&path.join("mount.log"))));
+    }
+    match path.parent() {
+        // Not made: a disk that is not mounted yet would be hidden by it, or a typing error become a directory.
+        Some(above) if error.kind() == std::io::ErrorKind::NotFound && !above.exists() => {
+            ckpt_fuse::Error::NoDirectory { directory: above.to_owned() }.into()
+        }
+        _ => ckpt_store::Error::io("write", path, error).into(),
+    }
 }
 
 /// Where the log of a mount in the background goes when nobody says.

@@ -4,16 +4,23 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ckpt_fuse::Look;
 
 use super::this_command;
 use crate::failure::Failure;
 use crate::output::print;
+use crate::progress::signals;
 
 /// How long a mount may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the names of all files of checkpoints may take to be listed: some 50 µs each, and there may be millions.
+pub const WALK: Duration = Duration::from_secs(600);
+
+/// How often this process looks whether it is to stop.
+const TICK: Duration = Duration::from_millis(50);
 
 /// Is that process: looks, and makes the kernel know the files of these checkpoints.
 pub fn answer(directory: &Path, ids: &[String]) -> Result<ExitCode, Failure> {
@@ -44,15 +51,20 @@ pub fn within(directory: &Path, ids: &[String], patience: Duration) -> Result<Lo
             let _ = tell.send(text);
         });
     }
-    match told.recv_timeout(patience) {
-        Ok(text) => {
-            let _ = child.wait();
-            Ok(serde_json::from_slice(&text).unwrap_or_else(|_| Look::Failed("who looked at it ended early".into())))
-        }
-        Err(_) => {
-            // Not waited for: it may hang in the kernel until the mount is gone.
-            let _ = child.kill();
-            Ok(Look::Silent)
+    let end = Instant::now() + patience;
+    let before = signals();
+    loop {
+        match told.recv_timeout(TICK) {
+            Ok(text) => {
+                let _ = child.wait();
+                let ended = || Look::Failed("who looked at it ended early".into());
+                return Ok(serde_json::from_slice(&text).unwrap_or_else(|_| ended()));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < end && signals() == before => {}
+            Err(_) => break,
         }
     }
+    // Not waited for: it may hang in the kernel until the mount is gone.
+    let _ = child.kill();
+    if signals() > before { Err(ckpt_store::Error::Interrupted.into()) } else { Ok(Look::Silent) }
 }

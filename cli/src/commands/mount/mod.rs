@@ -1,6 +1,7 @@
 //! `ckpt mount`: starts a server in the background and tells how that went, or is that server, or looks at mounts for others.
 //! Never looks at a mount in the process that serves it, nor in one that must not hang.
 
+pub mod hung;
 mod log;
 pub mod look;
 mod ready;
@@ -11,8 +12,9 @@ mod status;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-pub use status::find;
+use ckpt_fuse::Error;
 
+use self::status::find;
 use super::Context;
 use crate::args::Mount;
 use crate::failure::Failure;
@@ -40,6 +42,18 @@ pub fn place(dir: &Path) -> Result<PathBuf, Failure> {
         }
         .into()
     })
+}
+
+/// The mount of ours on a directory, however its path is written.
+pub fn mounted(dir: &Path) -> Result<ckpt_fuse::Mount, Failure> {
+    match place(dir) {
+        Ok(directory) => find(&directory),
+        // Where nothing is nothing is mounted: to make a directory would not help.
+        Err(Failure::Mount(Error::NoDirectory { directory: missing } | Error::NotDirectory { path: missing })) => {
+            Err(Error::NotMounted { directory: missing, inside: None }.into())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// This very program, to be started once more.

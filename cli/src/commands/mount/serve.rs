@@ -4,11 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ckpt_fuse::{Look, Materialize, Mounted, Options, Stop};
+use ckpt_fuse::{Look, Materialize, Mounted, Options, Runs, Status, Stop};
 
 use super::super::Context;
-use super::log::Log;
+use super::log::{self, Log};
 use super::ready::{Ready, Told};
 use super::{look, place};
 use crate::args::Mount;
@@ -66,7 +67,9 @@ fn close_inherited() {
     let is_inherited = |fd: &i32| {
         let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
         let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
-        flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & CLOSED_ON_EXEC == 0)
+        flags
+            .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
+            .is_some_and(|flags| flags & CLOSED_ON_EXEC == 0)
     };
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -88,9 +91,19 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
     let directory = place(dir)?;
     let store = Arc::new(ckpt_store::Store::open(&ckpt_fuse::real(&context.locate()?))?);
     let mut warm = Vec::new();
+    let runs = args.run.as_deref().map(Runs::new).transpose()?;
     for reference in &args.warm {
+        if reference.is_empty() {
+            return Err(Failure::usage("`--warm` names no checkpoint", "`--warm RUN@latest`, for instance"));
+        }
         let settled = store.settle(reference, &context.bar())?;
-        warm.push(store.resolve(&settled)?.id);
+        let entry = store.resolve(&settled)?;
+        if runs.as_ref().is_some_and(|runs| !runs.show(&entry.run)) {
+            let glob = args.run.as_deref().unwrap_or_default();
+            let message = format!("`--warm {reference}` is of the run {}, which `--run {glob}` leaves out", entry.run);
+            return Err(Failure::usage(message, "bring one of a run that is shown, or show that run as well"));
+        }
+        warm.push(entry.id);
     }
     let log_file = args.log.as_deref().map(ckpt_fuse::real);
     let materialize = args.materialize.as_deref().map(ckpt_fuse::real);
@@ -102,6 +115,9 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
     let mut notes = Vec::new();
     clear_stale(&directory, &mut notes)?;
     ckpt_fuse::check(&directory, store.root(), &others, args.nonempty)?;
+    if let Some(laid) = &materialize {
+        ckpt_fuse::check_laid(laid, store.root())?;
+    }
     if ckpt_fuse::mount_on(&directory)?.is_some_and(|mount| mount.is_ours()) {
         return Err(ckpt_fuse::Error::Mounted { directory }.into());
     }
@@ -113,22 +129,19 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
         log_file: log_file.clone(),
     };
     let log = Log::new(&directory, log_file.clone(), args.server)
-        .map_err(|error| ckpt_store::Error::io("write", &log_file.unwrap_or_default(), error))?;
+        .map_err(|error| log::failure(&log_file.unwrap_or_default(), error))?;
     let log = Arc::new(log);
     let mounted =
         ckpt_fuse::mount(Arc::clone(&store), &directory, &options, Arc::clone(&log) as Arc<dyn ckpt_fuse::Log>)?;
     drop(turn);
     let ids: Vec<String> = warm.iter().map(ToString::to_string).collect();
     // An error drops the mount, and so unmounts it.
-    match look::within(&directory, &ids, look::PATIENCE)? {
-        Look::Alive(_) => {}
-        Look::Failed(reason) => {
-            let what = format!("{} is mounted but can't be read", directory.display());
-            return Err(ckpt_fuse::Error::Io { what, source: std::io::Error::other(reason) }.into());
-        }
-        _ => return Err(ckpt_fuse::Error::Silent { directory }.into()),
-    }
+    let status = answers(&directory, &[], look::PATIENCE)?;
+    notes.extend(
+        status.and_then(|status| status.materialize_why_not).map(|why| format!("files are not laid down: {why}")),
+    );
     if !warm.is_empty() {
+        answers(&directory, &ids, look::WALK)?;
         mounted.warm(warm)?;
     }
     let ready = Ready {
@@ -140,6 +153,18 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
         notes,
     };
     Ok((mounted, ready))
+}
+
+/// Has somebody look at the mount, and at all files of these checkpoints; what it says of itself.
+fn answers(directory: &Path, ids: &[String], patience: Duration) -> Result<Option<Box<Status>>, Failure> {
+    match look::within(directory, ids, patience)? {
+        Look::Alive(status) => Ok(status),
+        Look::Failed(reason) => {
+            let what = format!("{} is mounted but can't be read", directory.display());
+            Err(ckpt_fuse::Error::Io { what, source: std::io::Error::other(reason) }.into())
+        }
+        _ => Err(ckpt_fuse::Error::Silent { directory: directory.to_owned() }.into()),
+    }
 }
 
 /// Takes away what a killed server left on a directory.

@@ -18,9 +18,12 @@ const TICK: Duration = Duration::from_millis(50);
 
 pub fn run(context: &Context, args: &Mount, dir: &Path) -> Result<ExitCode, Failure> {
     let directory = place(dir)?;
+    let store = ckpt_fuse::real(&context.locate()?);
+    // Before the log, which may lie there as well but is not what people should hear of.
+    ckpt_fuse::apart(&directory, &store, &[])?;
     let (log, stderr) = open_log(args.log.as_deref(), &directory)?;
     let mut command = this_command();
-    command.arg("--store").arg(ckpt_fuse::real(&context.locate()?)).args(["mount", "--server"]);
+    command.arg("--store").arg(store).args(["mount", "--server"]);
     if let Some(runs) = &args.run {
         command.arg(format!("--run={runs}"));
     }
@@ -95,7 +98,12 @@ fn open_log(given: Option<&Path>, directory: &Path) -> Result<(Option<PathBuf>, 
         let why = format!("it would hide the log {}", path.display());
         return Err(ckpt_fuse::Error::Overlap { directory: directory.to_owned(), why }.into());
     }
-    match log::open(&path) {
+    // The usual place is made; one that somebody named is to be there.
+    let made = match path.parent().filter(|_| given.is_none()) {
+        Some(above) => std::fs::create_dir_all(above),
+        None => Ok(()),
+    };
+    match made.and_then(|()| log::open(&path)) {
         Ok(file) => Ok((Some(path), file.into())),
         Err(error) if given.is_none() => {
             eprintln!(
@@ -104,6 +112,6 @@ fn open_log(given: Option<&Path>, directory: &Path) -> Result<(Option<PathBuf>, 
             );
             Ok((None, Stdio::null()))
         }
-        Err(error) => Err(ckpt_store::Error::io("write", &path, error).into()),
+        Err(error) => Err(log::failure(&path, error)),
     }
 }

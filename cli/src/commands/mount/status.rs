@@ -1,5 +1,6 @@
 //! `ckpt mount --status`: the mounts of this machine and what each says of itself. A mount that hangs or is dead is said to be.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,7 +8,8 @@ use ckpt_fuse::{Look, Mount, Status};
 use serde::Serialize;
 
 use super::super::Context;
-use super::{look, place};
+use super::hung::{self, Server};
+use super::{look, mounted};
 use crate::failure::Failure;
 use crate::output::{age, counted, print, print_json, printable, size, table, time};
 
@@ -58,7 +60,7 @@ struct WarmJson {
 pub fn run(context: &Context, dir: Option<&Path>) -> Result<ExitCode, Failure> {
     let mounts = match dir {
         None => ckpt_fuse::mounts()?,
-        Some(dir) => vec![find(&place(dir)?)?],
+        Some(dir) => vec![mounted(dir)?],
     };
     // Each looked at by a process of its own: one that hangs does not hold up the others.
     let looks: Vec<_> = std::thread::scope(|scope| {
@@ -70,22 +72,22 @@ pub fn run(context: &Context, dir: Option<&Path>) -> Result<ExitCode, Failure> {
         looking.into_iter().map(|one| one.join().unwrap_or(Ok(Look::Silent))).collect()
     });
     let mut rows = Vec::new();
-    for (mount, look) in mounts.iter().zip(looks) {
-        rows.push((mount, look?));
+    for (mount, look) in mounts.into_iter().zip(looks) {
+        rows.push(Seen::new(mount, look?));
     }
     if context.json {
-        let all: Vec<MountJson> = rows.iter().map(|(mount, look)| json(mount, look)).collect();
+        let all: Vec<MountJson> = rows.iter().map(json).collect();
         match (dir, &all[..]) {
             (Some(_), [one]) => print_json(one)?,
             _ => print_json(&all)?,
         }
     } else if dir.is_some() {
-        rows.iter().try_for_each(|(mount, look)| print(&detail(mount, look)))?;
+        rows.iter().try_for_each(|seen| print(&detail(seen)))?;
     } else if rows.is_empty() {
         print("no store is mounted\n")?;
     } else {
         let head = ["directory", "store", "state", "process", "since", "cached", "open"];
-        let rows = rows.iter().map(|(mount, look)| row(mount, look)).collect();
+        let rows = rows.iter().map(row).collect();
         print(&table(&head, &["process", "cached", "open"], rows))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -100,31 +102,86 @@ pub fn find(directory: &Path) -> Result<Mount, Failure> {
     Err(ckpt_fuse::Error::NotMounted { directory: directory.to_owned(), inside }.into())
 }
 
-fn state(look: &Look) -> (&'static str, &'static str, Option<&str>) {
-    match look {
-        Look::Alive(_) => ("alive", "works", None),
-        Look::Stale => ("stale", "stale: its process is gone", None),
-        Look::Refused => ("refused", "is another user's", None),
-        Look::Failed(why) => ("failed", "fails", Some(why)),
-        _ => ("silent", "does not answer", None),
+/// A mount, and what could be found out about it.
+struct Seen {
+    mount: Mount,
+    look: Look,
+    /// Who serves it, as the system knows, where it doesn't say so itself.
+    server: Option<Server>,
+}
+
+impl Seen {
+    fn new(mount: Mount, look: Look) -> Self {
+        let says_nothing = matches!(look, Look::Silent | Look::Failed(_) | Look::Refused | Look::Alive(None));
+        let server = says_nothing.then(|| hung::server_of(&mount.point)).flatten();
+        Self { mount, look, server }
+    }
+
+    fn status(&self) -> Option<&Status> {
+        if let Look::Alive(Some(status)) = &self.look { Some(status) } else { None }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.status().map(|status| status.pid).or_else(|| self.server.as_ref().map(|server| server.pid))
+    }
+
+    fn log(&self) -> Option<&Path> {
+        let of_server = || self.server.as_ref()?.log.as_deref();
+        self.status().and_then(|status| status.log.as_deref()).or_else(of_server)
+    }
+
+    /// For scripts.
+    fn state(&self) -> &'static str {
+        match &self.look {
+            Look::Alive(_) => "alive",
+            Look::Stale => "stale",
+            Look::Refused => "refused",
+            Look::Failed(_) => "failed",
+            _ => "silent",
+        }
+    }
+
+    /// What is wrong with it.
+    fn why(&self) -> Option<String> {
+        match &self.look {
+            Look::Failed(why) => {
+                let store = Path::new(&self.mount.source);
+                let is_gone = std::fs::metadata(store).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                Some(if is_gone { format!("the store {} is gone", store.display()) } else { why.clone() })
+            }
+            Look::Silent => {
+                self.server.as_ref().map(|server| format!("process {} {}", server.pid, hung::state(server.pid)))
+            }
+            _ => None,
+        }
+    }
+
+    /// For people.
+    fn says(&self) -> String {
+        match &self.look {
+            Look::Alive(Some(status)) if status.damaged_chunks > 0 => {
+                let are = if status.damaged_chunks == 1 { "is" } else { "are" };
+                format!("works, {} {are} damaged: see the log", counted(status.damaged_chunks, "chunk"))
+            }
+            Look::Alive(_) => "works".into(),
+            Look::Stale => "stale: its process is gone".into(),
+            Look::Refused => "is another user's".into(),
+            Look::Failed(_) => "fails".into(),
+            _ => "does not answer".into(),
+        }
     }
 }
 
-fn status(look: &Look) -> Option<&Status> {
-    if let Look::Alive(Some(status)) = look { Some(status) } else { None }
-}
-
-fn json(mount: &Mount, look: &Look) -> MountJson {
-    let (state, _, why) = state(look);
-    let status = status(look);
+fn json(seen: &Seen) -> MountJson {
+    let (mount, status) = (&seen.mount, seen.status());
     let text = |path: &Path| path.display().to_string();
     MountJson {
         directory: text(&mount.point),
         store: status.map_or_else(|| mount.source.to_string_lossy().into_owned(), |status| text(&status.store)),
-        state,
-        why: why.map(str::to_owned),
+        state: seen.state(),
+        why: seen.why(),
         user: mount.user,
-        pid: status.map(|status| status.pid),
+        pid: seen.pid(),
         since: status.map(|status| time(status.since_ms)),
         version: status.map(|status| status.version.clone()),
         runs: status.and_then(|status| status.runs.clone()),
@@ -150,36 +207,43 @@ fn json(mount: &Mount, look: &Look) -> MountJson {
             done: warm.done,
             failed: warm.failed.clone(),
         }),
-        log: status.and_then(|status| status.log.as_deref()).map(text),
+        log: seen.log().map(text),
     }
 }
 
-fn row(mount: &Mount, look: &Look) -> Vec<String> {
-    let status = status(look);
+fn row(seen: &Seen) -> Vec<String> {
+    let (mount, status) = (&seen.mount, seen.status());
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     vec![
         mount.point.display().to_string(),
         mount.source.to_string_lossy().into_owned(),
-        state(look).1.to_owned(),
-        or_dash(status.map(|status| status.pid.to_string())),
+        seen.says(),
+        or_dash(seen.pid().map(|pid| pid.to_string())),
         or_dash(status.map(|status| age(status.since_ms))),
         or_dash(status.map(|status| size(status.cache_bytes))),
         or_dash(status.map(|status| status.open_files.to_string())),
     ]
 }
 
-fn detail(mount: &Mount, look: &Look) -> String {
-    let (_, says, why) = state(look);
-    let mut lines = vec![("state", why.map_or_else(|| says.to_owned(), |why| format!("{says}: {why}")))];
-    lines.insert(0, ("directory", mount.point.display().to_string()));
-    lines.insert(1, ("store", mount.source.to_string_lossy().into_owned()));
-    if let Some(user) = mount.user {
+fn detail(seen: &Seen) -> String {
+    let state = seen.why().map_or_else(|| seen.says(), |why| format!("{}: {why}", seen.says()));
+    let mut lines = vec![
+        ("directory", seen.mount.point.display().to_string()),
+        ("store", seen.mount.source.to_string_lossy().into_owned()),
+        ("state", state),
+    ];
+    if let Some(user) = seen.mount.user {
         lines.push(("user", user.to_string()));
     }
-    if let Some(status) = status(look) {
-        lines.extend(told(status));
+    match (seen.status(), seen.pid()) {
+        (Some(status), _) => lines.extend(told(status)),
+        (None, Some(pid)) => lines.push(("process", pid.to_string())),
+        _ => {}
     }
-    lines.iter().map(|(name, value)| format!("{name:<13} {}\n", printable(value))).collect()
+    if let Some(log) = seen.log() {
+        lines.push(("log", log.display().to_string()));
+    }
+    lines.iter().map(|(name, value)| format!("{name:<14} {}\n", printable(value))).collect()
 }
 
 fn told(status: &Status) -> Vec<(&'static str, String)> {
@@ -187,6 +251,7 @@ fn told(status: &Status) -> Vec<(&'static str, String)> {
         ("process", format!("{} (ckpt {})", status.pid, status.version)),
         ("since", format!("{} ({})", time(status.since_ms), age(status.since_ms))),
         ("runs", status.runs.clone().unwrap_or_else(|| "all".into())),
+        ("other users", if status.allow_other { "may look" } else { "may not look" }.into()),
         ("open", format!("{}, {}", counted(status.open_files, "file"), counted(status.open_checkpoints, "checkpoint"))),
         (
             "cache",
@@ -201,9 +266,6 @@ fn told(status: &Status) -> Vec<(&'static str, String)> {
     if let Some(kb) = status.read_ahead_kb {
         lines.push(("read ahead", format!("{kb} KiB by the kernel")));
     }
-    if status.damaged_chunks > 0 {
-        lines.push(("damaged", format!("{}; the log names them", counted(status.damaged_chunks, "chunk"))));
-    }
     if let Some(all) = &status.materialized {
         let room = format!("{} of {}", size(all.bytes), size(all.bytes_max));
         lines.push(("laid down", format!("{} in {}, {room}", counted(all.files, "file"), all.directory.display())));
@@ -216,9 +278,6 @@ fn told(status: &Status) -> Vec<(&'static str, String)> {
         let failed = warm.failed.as_ref().map(|failed| format!("; {failed}")).unwrap_or_default();
         let files = counted(warm.files, "file");
         lines.push(("warm", format!("{files}, {} of {}{is_done}{failed}", size(warm.bytes), size(warm.bytes_all))));
-    }
-    if let Some(log) = &status.log {
-        lines.push(("log", log.display().to_string()));
     }
     lines
 }
