@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ckpt_fuse::{Look, Process};
+use ckpt_fuse::{Error, Look, Process};
 
 use super::Context;
 use super::mount::{hung, look, mounted};
 use crate::args::Umount;
 use crate::failure::Failure;
-use crate::output::{print, print_json, printable};
+use crate::output::{pasted, print, print_json, printable};
 
 /// How long the server may take to end once nobody uses the mount.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -40,7 +40,16 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
         let which = pid.zip(hangs).map(|(pid, state)| format!(": process {pid} {state}")).unwrap_or_default();
         eprintln!("Note: the mount on {on} did not answer for {} s{which}", looking.elapsed().as_secs());
     }
-    take_away(&directory, args.lazy || is_stale)?;
+    match take_away(&directory, args.lazy || is_stale) {
+        // Who uses it is most likely only somebody who waits for an answer, as the process that looked.
+        Err(Failure::Mount(Error::Busy { holders, .. })) if holders.is_empty() && seen == Look::Silent => {
+            let kill = pid.map(|pid| format!("; `kill -9 {pid}` ends its process")).unwrap_or_default();
+            let hint = format!("`ckpt umount --lazy {}` takes it away now{kill}", pasted(&directory));
+            let text = format!("Error: the mount on {on} does not answer\nHint: {hint}\n");
+            return Err(Failure::Told { text, code: 6 });
+        }
+        outcome => outcome?,
+    }
     let ended = process.is_none_or(|process| {
         if args.lazy {
             return process.ended_within(SHORT);

@@ -100,7 +100,7 @@ fn what_can_not_be_unmounted() {
     desk.mount(&[]);
     let ran = desk.run(["umount".as_ref(), desk.at().join("r").as_os_str()]);
     assert!(ran.code == Some(3), "{ran:?}");
-    assert!(ran.stderr.contains(&format!("Hint: it lies in the mount on {}\n", desk.at().display())), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("Hint: it lies in the mount on '{}'\n", desk.at().display())), "{ran:?}");
     desk.verb("umount", &[]).expect(0);
 }
 
