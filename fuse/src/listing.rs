@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ckpt_store::{Entry, Store, best_of};
-use globset::{Glob, GlobMatcher};
 
+use crate::Result;
 use crate::limits::OLD_DIRECTORIES_MAX;
 use crate::node::Node;
+use crate::runs::Runs;
 use crate::tree::{Directory, Tree};
-use crate::{Error, Result};
 
 /// What is known of the catalog.
 pub struct Listing {
@@ -23,24 +23,13 @@ pub struct Listing {
     mark: Mutex<u64>,
 }
 
-/// Which runs are shown.
-struct Runs {
-    text: String,
-    matcher: GlobMatcher,
-}
-
 impl Listing {
     /// Reads the catalog.
     ///
     /// # Errors
     /// When it can't be read, or `runs` is no glob.
     pub fn new(store: Arc<Store>, runs: Option<&str>) -> Result<Self> {
-        let glob = |text: &str| {
-            let invalid = |error: globset::Error| format!("{text:?} is no glob: {}", error.kind());
-            let glob = Glob::new(text).map_err(|error| ckpt_store::Error::Invalid(invalid(error)))?;
-            Ok::<_, Error>(Runs { text: text.to_owned(), matcher: glob.compile_matcher() })
-        };
-        let runs = runs.map(glob).transpose()?;
+        let runs = runs.map(Runs::new).transpose()?;
         let mark = Mutex::new(store.changes()?);
         let tree = RwLock::new(Arc::new(load(&store, runs.as_ref(), None)?));
         Ok(Self { store, runs, tree, old: Mutex::default(), mark })
@@ -77,8 +66,7 @@ impl Listing {
 fn load(store: &Store, runs: Option<&Runs>, before: Option<&Tree>) -> ckpt_store::Result<Tree> {
     let mut entries = store.checkpoints()?;
     if let Some(runs) = runs {
-        // As everywhere, a run whose name is the glob's very text is meant whatever its characters mean.
-        entries.retain(|entry| runs.text == entry.run || runs.matcher.is_match(&entry.run));
+        entries.retain(|entry| runs.show(&entry.run));
     }
     let best = |entries: &[&Entry]| best_of(entries).map(|entry| entry.id);
     // The first six bytes of an id are the time when it was made.
