@@ -156,7 +156,8 @@ fn there_is_never_more_than_the_limit_and_what_is_open_stays() {
     scene.put(&Tree::directory().with("c.bin", Node::File(sample::noise(3, 5_000_001), 0o644)), "r", 2);
     let mount = mounted(&scene, "mnt", "5MB");
     let at = mount.path("r/step-1");
-    let sizes = || laid(&scene).iter().map(|path| path.metadata().unwrap().len()).collect::<Vec<_>>();
+    // One of those that are listed may go before it is looked at.
+    let sizes = || laid(&scene).iter().filter_map(|path| Some(path.metadata().ok()?.len())).collect::<Vec<_>>();
     read_twice(&at.join("a.bin"));
     laid_down(&scene, &mount, 1);
     assert_eq!(sizes(), [3_000_000]);
