@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ckpt_tests::calls::forget;
 use ckpt_tests::mount::{Mounting, mountable};
+use ckpt_tests::run::{on, run};
 use ckpt_tests::sample::{self, Node, Tree};
 
 use super::{Scene, wait_for};
@@ -68,6 +69,35 @@ fn memory_stays_within_the_cache() {
     let (peak, read) = (peak.into_inner(), read.into_inner());
     assert!(read > 600_000_000, "only {read} bytes were read");
     assert!((1000..=16_000 + BESIDE_KB_MAX).contains(&peak), "the server held {peak} kB");
+}
+
+/// Pages here and there of a file that is larger than the cache: a chunk is not decoded for each of them again.
+#[test]
+fn small_reads_here_and_there_bring_what_is_around_them() {
+    if !mountable() {
+        return;
+    }
+    let scene = Scene::new();
+    // The tensors begin at no page's border, and end in the middle of chunks.
+    let tensors = [("a", "U8", sample::noise(1, 17 * MIB + 77)), ("b", "F32", sample::weights(2, 3 * MIB + 5))];
+    let bytes = ckpt_tests::lab::safetensors(&tensors.each_ref().map(|(name, kind, bytes)| (*name, *kind, &bytes[..])));
+    let chunks = bytes.len() as u64 / MIB as u64 + 4;
+    scene.put(&Tree::directory().with("m.safetensors", Node::File(bytes.clone(), 0o644)), "r", 1);
+    let mount = Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).args(["--cache-size", "8MB"]).start();
+    let file = File::open(mount.path("r/step-1/m.safetensors")).unwrap();
+    let mut random = 5_u64;
+    let mut page = [0; 4096];
+    for _ in 0..20_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let from = (random >> 33) as usize % (bytes.len() / page.len()) * page.len();
+        file.read_exact_at(&mut page, from as u64).unwrap();
+        assert!(page[..] == bytes[from..from + page.len()], "at byte {from}");
+    }
+    // All of it, as the kernel has it by now.
+    assert!(fs::read(mount.path("r/step-1/m.safetensors")).unwrap() == bytes);
+    let status = run(on(&scene.lab.store()).args(["mount", "--status", "--json"]).arg(mount.at())).json();
+    let decoded = status["chunks_decoded"].as_u64().unwrap();
+    assert!(decoded <= 30 * chunks, "{decoded} times one of {chunks} chunks was decoded");
 }
 
 #[test]
