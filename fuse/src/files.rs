@@ -90,7 +90,8 @@ impl Handle {
         let end = if around.end == self.body.len() { around.end } else { around.end / PAGE_BYTES * PAGE_BYTES };
         if start < end {
             let slices = checkpoint.slices(&self.body, start, end - start, &Quiet)?;
-            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let mut bytes = Vec::with_capacity((end - start) as usize);
+            join(&slices, &mut bytes);
             // It may have dropped the file, and loses nothing by not having this.
             let _ = kernel.store(INodeNo(self.inode), start, &bytes);
         }
@@ -100,6 +101,11 @@ impl Handle {
     fn checkpoint(&self) -> Arc<OpenCheckpoint> {
         Arc::clone(&self.checkpoint.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Puts slices behind what `bytes` holds.
+pub fn join(slices: &[Slice], bytes: &mut Vec<u8>) {
+    slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
 }
 
 impl Files {

@@ -45,7 +45,7 @@ use ckpt_store::Store;
 
 pub use self::error::{Error, Result};
 pub use self::look::{Look, look, walk};
-pub use self::mounted::{Mounted, READ_AHEAD_KB, Stop};
+pub use self::mounted::{Mounted, Stop};
 pub use self::mountinfo::{Device, Mount};
 pub use self::mounts::{on as mount_on, ours as mounts, place, reached_by, real};
 pub use self::place::{apart, check, check_laid};

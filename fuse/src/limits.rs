@@ -9,6 +9,13 @@ pub const THREADS: RangeInclusive<usize> = 4..=32;
 /// Bytes of one request of the kernel: as many as it will put into one.
 pub const REQUEST_BYTES: u32 = 1 << 20;
 
+/// How far the kernel reads ahead in a file, in KiB, where this process may say so: one request. FUSE alone can't ask for more
+/// than 128.
+pub const READ_AHEAD_KB: u64 = 1024;
+
+/// How long what is open is served after the mount was told to end.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// Requests of the kernel that nobody waits for yet: what several readers let it read ahead.
 pub const BACKGROUND_REQUESTS: u16 = 64;
 

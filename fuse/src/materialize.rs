@@ -13,7 +13,7 @@ use std::time::Instant;
 use ckpt_store::{Body, CheckpointId};
 use fuser::BackingId;
 
-use crate::files::Files;
+use crate::files::{Files, join};
 use crate::laid::{Laid, Way};
 use crate::limits::{LAID_PAUSE, LAID_PIECE_BYTES, LAID_WAITING_MAX, TASK_BYTES};
 use crate::{Error, Log, Materialize, Materialized, Result};
@@ -301,7 +301,7 @@ impl Shared {
             while at < task.body.len() && (piece.len() as u64) < LAID_PIECE_BYTES {
                 let slices = self.files.read(handle, at, TASK_BYTES).ok_or(Failed::Ended)?;
                 let before = piece.len();
-                slices.map_err(Failed::read)?.iter().for_each(|slice| piece.extend_from_slice(slice));
+                join(&slices.map_err(Failed::read)?, &mut piece);
                 if piece.len() == before {
                     return Err(Failed::Read("it ends early".into()));
                 }

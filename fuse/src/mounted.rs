@@ -9,17 +9,12 @@ use std::time::{Duration, Instant};
 use ckpt_store::CheckpointId;
 use fuser::BackgroundSession;
 
+use crate::limits::{GRACE, READ_AHEAD_KB};
 use crate::mountinfo::{Device, Mount};
 use crate::mounts;
 use crate::unmount::unmount;
 use crate::warm::Warmer;
 use crate::{Error, Log, Result};
-
-/// How far the kernel reads ahead in a file, in KiB, where this process may say so. FUSE alone can't ask for more than 128.
-pub const READ_AHEAD_KB: u64 = 1024;
-
-/// How long what is open is served after the mount was told to end.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// How often the end is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -99,9 +94,9 @@ impl Mounted {
             }
         };
         if is_busy {
-            self.log.line(&format!("unmounted; what is open is served for {} s more", LINGER.as_secs()));
+            self.log.line(&format!("unmounted; what is open is served for {} s more", GRACE.as_secs()));
         }
-        let end = Instant::now() + LINGER;
+        let end = Instant::now() + GRACE;
         // Where nothing is open any more it takes only as long as the server needs to tidy up.
         while !self.is_over() && (Instant::now() < end || !self.is_used()) && stop() != Stop::Now {
             std::thread::sleep(TICK);

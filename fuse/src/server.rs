@@ -18,7 +18,7 @@ use fuser::{
 
 use crate::errno::errno;
 use crate::facts::{Facts, Sources};
-use crate::files::Files;
+use crate::files::{Files, join};
 use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
 use crate::materialize::{Materializer, Opening};
 use crate::metadata::Metadata;
@@ -185,7 +185,7 @@ impl Filesystem for Server {
                     [slice] => reply.data(slice),
                     slices => JOINED.with_borrow_mut(|joined| {
                         joined.clear();
-                        slices.iter().for_each(|slice| joined.extend_from_slice(slice));
+                        join(slices, joined);
                         reply.data(joined);
                     }),
                 },

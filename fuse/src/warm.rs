@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ckpt_store::{Body, CheckpointId};
 use fuser::{INodeNo, Notifier};
 
-use crate::files::Files;
+use crate::files::{Files, join};
 use crate::limits::REQUEST_BYTES;
 use crate::metadata::Metadata;
 use crate::{Log, Warm};
@@ -95,7 +95,7 @@ impl Warmer {
             let read = self.files.read(handle, offset, u64::from(REQUEST_BYTES));
             let slices = read.transpose().map_err(|error| error.to_string())?.unwrap_or_default();
             bytes.clear();
-            slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+            join(&slices, &mut bytes);
             if bytes.is_empty() {
                 break;
             }
