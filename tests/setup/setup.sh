@@ -139,12 +139,13 @@ need_venv() {
 }
 
 # Users who are not root mount by fusermount3; fio checks what it reads of a mount; strace shows that a mount's server never looks
-# at it. Tests without them say that they are skipped.
+# at it; rsync sees no difference. Tests without them say that they are skipped.
 need_fuse() {
     local missing=()
     command -v fusermount3 >/dev/null || missing+=(fuse3)
     command -v fio >/dev/null || missing+=(fio)
     command -v strace >/dev/null || missing+=(strace)
+    command -v rsync >/dev/null || missing+=(rsync)
     if [ ${#missing[@]} = 0 ] || [ "$(uname -s)" != Linux ]; then return; fi
     apt_install "${missing[@]}" || say "${missing[*]} can't be had: some tests of the mount will be skipped (try: apt-get install ${missing[*]})"
 }
