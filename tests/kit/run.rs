@@ -19,9 +19,25 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// A copy of the command in a directory where every user may go; the one that was built may lie where only root can.
+///
+/// # Panics
+/// When it can't be copied.
+pub fn copy_for_all(folder: &Path) -> PathBuf {
+    let copy = folder.join("ckpt");
+    // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
+    assert!(Command::new("cp").arg(binary()).arg(&copy).status().expect("cp can be run").success());
+    copy
+}
+
 /// The command in a clean environment: no terminal, no store set, nothing of the caller's but PATH.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    command_by(&binary())
+}
+
+/// As [`command`], by another copy of it.
+pub fn command_by(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);

@@ -14,7 +14,7 @@ use ckpt_tests::map::Map;
 use ckpt_tests::mount::{Mount, Mounting, NOBODY, has_program, is_root, mountable};
 use ckpt_tests::mounts::{mount_small, open_fuse_to_all, with_mounts};
 use ckpt_tests::readers::{assert_same_bytes, assert_same_reads};
-use ckpt_tests::run::{on, run};
+use ckpt_tests::run::{command_by, copy_for_all, on, run};
 use ckpt_tests::sample::{self, Node, Tree};
 use serde_json::Value;
 
@@ -279,9 +279,7 @@ fn by_an_ordinary_user() {
     program(Command::new("chmod").arg("755").arg(scene.lab.dir()));
     let theirs = [scene.lab.store(), scene.lab.path("laid"), original.clone()];
     program(Command::new("chown").arg("-R").arg(NOBODY.to_string()).args(theirs));
-    let ckpt = scene.lab.path("ckpt");
-    // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
-    program(Command::new("cp").arg(ckpt_tests::run::binary()).arg(&ckpt));
+    let ckpt = copy_for_all(scene.lab.dir());
     let laid_in = scene.lab.path("laid");
     let mounting = Mounting::new(&scene.lab.store(), &path).by(&ckpt).user(NOBODY);
     let mount = mounting.args(["--materialize".as_ref(), laid_in.as_os_str()]).start();
@@ -289,8 +287,9 @@ fn by_an_ordinary_user() {
         let compare = ["-r", "--exclude=.safetensors", "--exclude=.tensors"];
         program(Command::new("diff").args(compare).arg(&original).arg(path.join("r/step-1")).uid(NOBODY).gid(NOBODY));
     }
-    let told =
-        run(on(&scene.lab.store()).args(["mount", "--status", "--json"]).arg(mount.at()).uid(NOBODY).gid(NOBODY));
+    let mut asking = command_by(&ckpt);
+    asking.arg("--store").arg(scene.lab.store()).args(["mount", "--status", "--json"]).arg(mount.at());
+    let told = run(asking.uid(NOBODY).gid(NOBODY));
     assert_eq!(told.code, Some(0), "{told:?}");
     assert_eq!(told.json()["materialize_why_not"], "only root may hand files to the kernel");
     assert_eq!((&told.json()["materialized"]["files"], laid(&scene)), (&Value::from(0), Vec::new()));

@@ -8,7 +8,7 @@ use ckpt_tests::mount::{Mounting, NOBODY, is_root, mountable};
 use ckpt_tests::mounts::{open_fuse_to_all, with_mounts};
 use ckpt_tests::odd;
 use ckpt_tests::readers::{assert_same_by_many, assert_same_bytes, assert_same_metadata, assert_same_reads, files};
-use ckpt_tests::run::{binary, run};
+use ckpt_tests::run::{copy_for_all, run};
 use ckpt_tests::sample::{self, Node, Tree};
 
 use super::{Scene, program};
@@ -148,10 +148,7 @@ fn by_an_ordinary_user() {
     open_fuse_to_all(&scene.lab.path("dev"));
     fs::set_permissions(scene.lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     program(Command::new("chown").arg("-R").arg(NOBODY.to_string()).args([scene.lab.store(), original.clone()]));
-    // It may lie where only root can go.
-    let ckpt = scene.lab.path("ckpt");
-    // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
-    program(Command::new("cp").arg(binary()).arg(&ckpt));
+    let ckpt = copy_for_all(scene.lab.dir());
     let _mount = Mounting::new(&scene.lab.store(), &path).by(&ckpt).user(NOBODY).start();
     let by = |uid: u32, program: &str, args: &[&str]| {
         use std::os::unix::process::CommandExt;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use ckpt_tests::mount::{NOBODY, detach, has_program, is_root, minor_of, mountable};
 use ckpt_tests::mounts::{mount_with, with_mounts};
-use ckpt_tests::run::{Ran, binary, run};
+use ckpt_tests::run::{Ran, copy_for_all, run};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
 use rustix::mount::{mount_bind, mount_bind_recursive};
 
@@ -141,8 +141,7 @@ struct Ordinary<'a> {
 impl<'a> Ordinary<'a> {
     fn new(desk: &'a Desk) -> Self {
         fs::set_permissions(desk.lab.dir(), fs::Permissions::from_mode(0o755)).unwrap();
-        // By a program: while this process has it open for writing, another test may start one, and nobody could run it.
-        assert!(Command::new("cp").arg(binary()).arg(desk.lab.path("ckpt")).status().unwrap().success());
+        copy_for_all(desk.lab.dir());
         fs::create_dir_all(desk.lab.path("home")).unwrap();
         let given = Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(desk.lab.dir()).status();
         assert!(given.unwrap().success());
