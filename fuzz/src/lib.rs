@@ -33,6 +33,8 @@ pub mod pickle;
 pub mod progress;
 #[path = "../../store/src/session.rs"]
 pub mod session;
+#[path = "../../store/src/space.rs"]
+pub mod space;
 #[path = "../../store/src/split/mod.rs"]
 pub mod split;
 

@@ -212,6 +212,10 @@ pub const RESERVE_FILE_BYTES: u64 = 4 << 20;
 /// The part of a small disk that the reserve file may take: one sixteenth.
 pub const RESERVE_FILE_SHARE: u64 = 16;
 
+/// Bytes of the reserve file that a reader takes on a full disk for its session's file: a block for that, which has room for 60
+/// pins, and one for a directory that grows. All readers together leave half of the file, which is more than gc needs.
+pub const RESERVE_LENT_BYTES: u64 = 8192;
+
 /// New chunks that are encoded to estimate how all of them compress, when they would not fit as they are. 16 MiB: 10 ms.
 pub const SAMPLE_CHUNKS: usize = 16;
 

@@ -12,12 +12,15 @@ use crate::backend::local::{Lock, is_odd, lock_exclusive, open_lock, open_plain}
 use crate::error::{Error, Result};
 use crate::id::{CheckpointId, PackId, SessionId};
 use crate::limits::SESSION_BYTES_MAX;
+use crate::space::Lent;
 
 /// The use of a store by one process; ends when dropped.
 pub struct Session {
     id: SessionId,
     path: PathBuf,
     lock: Mutex<Lock>,
+    /// The room that its file takes on a full disk; given back after that is gone.
+    room: Option<Lent>,
 }
 
 /// A session of a process that is alive.
@@ -62,7 +65,7 @@ impl Session {
             match written.and_then(|()| fs::rename(&from, &path)) {
                 Ok(()) => {
                     let lock = Mutex::new(Lock::held(file));
-                    return Ok(Self { id, path, lock });
+                    return Ok(Self { id, path, lock, room: None });
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
                 Err(error) => {
@@ -72,6 +75,20 @@ impl Session {
             }
         }
         Err(Error::Busy("the store's sessions are being cleared away all the time".into()))
+    }
+
+    /// Registers the session of a reader that does `what`; none where it can't be: who can't write to a store can read it all
+    /// the same. On a full disk it takes a little of what the store keeps for gc.
+    ///
+    /// # Errors
+    /// [`Error::Busy`].
+    pub fn of_reader(root: &Path, what: &str) -> Result<Option<Self>> {
+        let room = Lent::take(root);
+        let mut session = if_possible(Self::register(root, what))?;
+        if let Some(session) = &mut session {
+            session.room = room;
+        }
+        Ok(session)
     }
 
     /// The session's id.
@@ -103,8 +120,14 @@ pub fn pin_if_possible(
     checkpoints: impl IntoIterator<Item = CheckpointId>,
 ) -> Result<Option<Session>> {
     let Some(session) = session else { return Ok(None) };
-    match checkpoints.into_iter().try_for_each(|checkpoint| session.pin(checkpoint)) {
-        Ok(()) => Ok(Some(session)),
+    let pinned = if_possible(checkpoints.into_iter().try_for_each(|checkpoint| session.pin(checkpoint)))?;
+    Ok(pinned.map(|()| session))
+}
+
+/// Nothing for what the disk refuses.
+fn if_possible<T>(written: Result<T>) -> Result<Option<T>> {
+    match written {
+        Ok(written) => Ok(Some(written)),
         Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -4,13 +4,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::limits::{RESERVE_BYTES, RESERVE_FILE_BYTES, RESERVE_FILE_SHARE, RESERVE_SHARE};
+use crate::limits::{RESERVE_BYTES, RESERVE_FILE_BYTES, RESERVE_FILE_SHARE, RESERVE_LENT_BYTES, RESERVE_SHARE};
 
 /// The reserve file's name in the store's directory.
 pub const RESERVE: &str = "reserve";
@@ -101,6 +102,45 @@ impl Drop for Spare {
     }
 }
 
+/// A little of the reserve file, which is that much shorter while this lives. For what readers write on a full disk.
+#[must_use]
+pub struct Lent {
+    root: PathBuf,
+    /// The file's length before.
+    had: u64,
+}
+
+impl Lent {
+    /// Takes it if there is no other room for it in `root`, and if what stays is enough for gc.
+    pub fn take(root: &Path) -> Option<Self> {
+        let room = Room::at(root).ok().filter(|room| room.free < RESERVE_LENT_BYTES)?;
+        let (file, had) = own(root)?;
+        let left = had.checked_sub(RESERVE_LENT_BYTES)?;
+        (left >= cap(RESERVE_FILE_BYTES, room) / 2 && file.set_len(left).is_ok())
+            .then(|| Self { root: root.to_owned(), had })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some((file, has)) = own(&self.root) else { return };
+        // Best effort, like the file itself. One that was made anew meanwhile is as long as it should be.
+        let back = RESERVE_LENT_BYTES.min(self.had.saturating_sub(has));
+        if back > 0 {
+            let _ = allocate(&file, has, back);
+        }
+    }
+}
+
+/// The reserve file of the store in `root` to be made shorter or longer, and its length: none when it is a link, or when it has
+/// another name, under which it may be anybody's.
+fn own(root: &Path) -> Option<(File, u64)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options().append(true).custom_flags(flags.bits() as i32).open(root.join(RESERVE)).ok()?;
+    let metadata = file.metadata().ok().filter(|metadata| metadata.is_file() && metadata.nlink() == 1)?;
+    Some((file, metadata.len()))
+}
+
 /// Makes the reserve file of the store in `root` if it is missing or too small, and at least as much again stays free.
 /// `commit_bytes` is what changing HEAD there takes.
 pub fn keep(root: &Path, commit_bytes: u64) {
@@ -135,14 +175,19 @@ fn cap(bytes: u64, room: Room) -> u64 {
 /// Makes the file, always a new one: what a store's author put there under this name is not written to.
 fn make(path: &Path, bytes: u64) -> io::Result<()> {
     let file = File::options().write(true).create_new(true).open(path)?;
-    let filled = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(&file, bytes),
-        other => other.map_err(io::Error::from),
-    };
+    let filled = allocate(&file, 0, bytes);
     if filled.is_err() {
         let _ = fs::remove_file(path);
     }
     filled
+}
+
+/// Makes a file that ends at `from` longer.
+fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), from, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(file, bytes),
+        other => other.map_err(io::Error::from),
+    }
 }
 
 /// Writes bytes that no file system compresses away.
@@ -184,6 +229,23 @@ mod tests {
         drop(Spare::take(dir.path()));
         assert_eq!(fs::read(&foreign).unwrap(), b"mine");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn what_may_be_somebody_elses_is_not_lent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(RESERVE);
+        assert!(own(dir.path()).is_none());
+        keep(dir.path(), 0);
+        assert_eq!(own(dir.path()).map(|(_, len)| Some(len)), Some(size_of(&path)));
+        fs::hard_link(&path, dir.path().join("other")).unwrap();
+        assert!(own(dir.path()).is_none());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("other"), &path).unwrap();
+        assert!(own(dir.path()).is_none());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(own(dir.path()).is_none() && Lent::take(dir.path()).is_none());
     }
 
     #[test]

@@ -35,12 +35,7 @@ impl Pinned {
     pub fn new(store: &Store, what: &str, choose: impl FnOnce(&State) -> Result<Vec<CheckpointId>>) -> Result<Self> {
         // The session and its pins come before HEAD is read for good, so that gc either sees the pin or this reader sees that
         // the checkpoint is gone.
-        let session = match Session::register(store.root(), what) {
-            Ok(session) => Some(session),
-            // Where nobody can write, nobody can delete.
-            Err(Error::Unavailable { .. } | Error::NoSpace { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        let session = Session::of_reader(store.root(), what)?;
         let chosen = choose(&State::load(store.backend())?)?;
         let session = pin_if_possible(session, chosen)?;
         Ok(Self { state: State::load(store.backend())?, session })

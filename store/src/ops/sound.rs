@@ -19,7 +19,7 @@ use crate::store::Store;
 /// [`Error::Damaged`] or [`Error::Corrupt`] of the newest when none of the run is sound.
 pub fn settle<'a>(store: &Store, reference: &'a str, progress: &dyn Progress) -> Result<Cow<'a, str>> {
     let Some(run) = refs::run_of_latest_good(reference) else { return Ok(reference.into()) };
-    let mut session = Session::register(store.root(), "latest-good").ok();
+    let mut session = Session::of_reader(store.root(), "latest-good")?;
     let state = State::load(store.backend())?;
     let mut first = None;
     for entry in state.entries.iter().rev().filter(|entry| entry.run == run) {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use ckpt_store::Quiet;
 use ckpt_tests::gate::wait_until;
 use ckpt_tests::lab::{Lab, leftovers, names, noise, safetensors, tree};
 use ckpt_tests::mounts::{free_bytes, make_read_only, mount_small, mount_with, with_mounts};
@@ -222,6 +224,48 @@ fn rm_policies_and_gc_work_when_not_one_byte_is_free() {
             assert_sound(lab, &BTreeMap::from([("r@3".to_owned(), last)]));
         });
     }
+}
+
+/// What is being read is spared by gc also where nothing can be written: the room to say so is taken off the reserve.
+#[test]
+fn what_is_open_on_a_full_disk_is_spared() {
+    on_small_disk(16 << 20, |lab, kept| {
+        put(lab, &lab.write("m.pt", &noise(8, 3 << 20)), "2", &[]).expect(0);
+        let reserve = || fs::metadata(lab.store().join("reserve")).unwrap().len();
+        let whole = reserve();
+        let store = Arc::new(lab.open());
+        let open = || store.open_checkpoint("r@1", &Quiet).unwrap();
+        drop(open());
+        assert_eq!(reserve(), whole, "there is room without it");
+        fill(lab, 0);
+        let reader = open();
+        assert!(reader.is_pinned());
+        assert_eq!((reserve(), free_bytes(&lab.store())), (whole - 8192, 4096));
+        drop(open());
+        assert_eq!(reserve(), whole - 8192, "what was taken is given back");
+        lab.ok(&[&"rm", &"r@1"]);
+        lab.ok(&[&"gc"]);
+        let mut bytes = vec![0; kept.len()];
+        assert_eq!(reader.read_at(0, 0, &mut bytes, &Quiet).unwrap(), kept.len());
+        assert!(bytes == kept);
+        drop(reader);
+        let freed = lab.ok(&[&"gc", &"--json"]).json()["freed_bytes"].as_u64();
+        assert!(freed > Some(1_000_000), "{freed:?}");
+        assert_eq!(reserve(), whole);
+        // However many read, there is enough left for gc.
+        empty(lab);
+        fill(lab, 0);
+        let readers: Vec<_> = (0..200).map(|_| store.open_checkpoint("r@2", &Quiet).unwrap()).collect();
+        let pinned = readers.iter().filter(|reader| reader.is_pinned()).count() as u64;
+        assert!(pinned >= whole / 2 / 8192 && pinned < 200 && reserve() >= whole / 2, "{pinned} of 200");
+        lab.ok(&[&"rm", &"r@2"]);
+        lab.ok(&[&"gc"]);
+        drop(readers);
+        lab.ok(&[&"gc"]);
+        assert_eq!(reserve(), whole);
+        empty(lab);
+        assert_sound(lab, &BTreeMap::new());
+    });
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Recent {
 
 /// Verifies.
 pub fn verify(store: &Store, request: &VerifyRequest, progress: &dyn Progress) -> Result<VerifyReport> {
-    let session = Session::register(store.root(), "verify").ok();
+    let session = Session::of_reader(store.root(), "verify")?;
     let reference = request.reference.as_deref().map(|text| sound::settle(store, text, progress)).transpose()?;
     let find = |state: &State| match &reference {
         Some(reference) => Ok(vec![refs::resolve(state, reference)?.clone()]),
