@@ -1,6 +1,7 @@
 //! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
 
 pub mod calls;
+pub mod desk;
 pub mod disk;
 pub mod faults;
 pub mod gate;

@@ -19,8 +19,9 @@ mod words;
 use std::fs::{File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use ckpt_tests::desk::wait_for;
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::Mount;
 use ckpt_tests::readers::paths;
@@ -79,20 +80,6 @@ fn set_times(root: &Path) {
             file.set_times(FileTimes::new().set_modified(time)).unwrap();
         }
     }
-}
-
-/// Waits until something is so, and answers how long that took.
-///
-/// # Panics
-/// When it took more than `patience`.
-#[track_caller]
-fn wait_for(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() <= patience, "{what}: not within {patience:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    started.elapsed()
 }
 
 /// How long a mount may take to notice what happened to the store: twice what is promised, because a machine may be slow.

@@ -4,152 +4,12 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use ckpt_tests::lab::{Lab, noise};
+use ckpt_tests::desk::{Desk, SOON, Server, is_alive, send, wait_for};
 use ckpt_tests::mount::{detach, minor_of, mountable};
-use ckpt_tests::run::{Ran, on, run};
-
-use super::wait_for;
-
-/// How long something may take that is to happen at once.
-const SOON: Duration = Duration::from_secs(20);
-
-/// A store with one file in it, and a directory to mount it on. Leaves no mount and no server behind.
-pub struct Desk {
-    pub lab: Lab,
-    pub bytes: Vec<u8>,
-    at: PathBuf,
-    servers: Vec<u32>,
-}
-
-impl Desk {
-    pub fn new() -> Self {
-        let lab = Lab::quick();
-        let bytes = noise(7, 3_000_001);
-        lab.put(&[&lab.write("model.bin", &bytes)], "r", 1).unwrap();
-        let at = lab.path("a mount");
-        fs::create_dir(&at).unwrap();
-        Self { lab, bytes, at: fs::canonicalize(at).unwrap(), servers: Vec::new() }
-    }
-
-    pub fn at(&self) -> &Path {
-        &self.at
-    }
-
-    pub fn file(&self) -> PathBuf {
-        self.at.join("r/step-1/model.bin")
-    }
-
-    pub fn log(&self) -> PathBuf {
-        self.lab.path("home/.local/state/ckpt/mount.log")
-    }
-
-    /// `ckpt ARGS` as somebody who has a home.
-    pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = on(&self.lab.store());
-        command.args(args).env("HOME", self.lab.path("home")).current_dir(self.lab.dir());
-        command
-    }
-
-    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ran {
-        run(&mut self.command(args))
-    }
-
-    /// `ckpt VERB DIR ARGS`.
-    pub fn verb(&self, verb: &str, args: &[&str]) -> Ran {
-        self.run(
-            [&[OsStr::new(verb), self.at.as_os_str()], &args.iter().map(OsStr::new).collect::<Vec<_>>()[..]].concat(),
-        )
-    }
-
-    /// Mounts it in the background; the server's process.
-    pub fn mount(&mut self, args: &[&str]) -> u32 {
-        let ran = self.verb("mount", &[args, &["--json"]].concat()).expect(0);
-        let pid = u32::try_from(ran.json()["pid"].as_u64().unwrap()).unwrap();
-        self.servers.push(pid);
-        pid
-    }
-
-    /// Starts a server in the foreground, and waits until it says that it is ready.
-    pub fn foreground(&mut self) -> Server {
-        let mut command = self.command([OsStr::new("mount"), self.at.as_os_str(), OsStr::new("--foreground")]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        self.servers.push(child.id());
-        let mut line = Vec::new();
-        let mut stdout = child.stdout.take().unwrap();
-        let mut byte = [0];
-        while stdout.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
-            line.push(byte[0]);
-        }
-        Server { child, said: String::from_utf8(line).unwrap() }
-    }
-
-    pub fn status(&self) -> serde_json::Value {
-        self.verb("mount", &["--status", "--json"]).expect(0).json()
-    }
-
-    /// That nothing is mounted any more and no process of these lives.
-    pub fn assert_gone(&self) {
-        assert_eq!(minor_of(&self.at), None, "it is still mounted");
-        for pid in &self.servers {
-            assert!(!is_alive(*pid), "process {pid} still serves");
-        }
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let below = |path: &Path| path.starts_with(fs::canonicalize(self.lab.dir()).unwrap());
-        // Those that a test which failed has left, wherever it mounted.
-        while let Some(at) = mount_points().into_iter().find(|at| below(at)) {
-            detach(&at);
-        }
-        for pid in self.servers.iter().filter(|pid| is_alive(**pid)) {
-            send(*pid, libc::SIGKILL);
-        }
-    }
-}
-
-/// Where stores are mounted that this process sees.
-fn mount_points() -> Vec<PathBuf> {
-    let ran = run(ckpt_tests::run::command().args(["mount", "--status", "--json"]));
-    let all: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
-    all.as_array().into_iter().flatten().filter_map(|one| one["directory"].as_str()).map(PathBuf::from).collect()
-}
-
-pub struct Server {
-    pub child: std::process::Child,
-    pub said: String,
-}
-
-impl Server {
-    /// That it ends by itself, well; what it said on stderr.
-    fn ends(mut self) -> String {
-        let mut status = None;
-        wait_for("the server ends", SOON, || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(status.unwrap().code(), Some(0), "{said}");
-        said
-    }
-}
-
-/// Whether a process runs: one that has ended and that nobody has asked for yet doesn't.
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with(['Z', 'X']))
-}
-
-pub fn send(pid: u32, signal: i32) {
-    // SAFETY: a signal to a process that the test has started.
-    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
-}
+use ckpt_tests::run::Ran;
 
 #[test]
 fn in_the_background_it_is_ready_when_the_command_ends() {
@@ -160,8 +20,8 @@ fn in_the_background_it_is_ready_when_the_command_ends() {
     // `run` waits for the end of what the command prints: the server must not hold it open.
     let ran = desk.verb("mount", &[]).expect(0);
     let pid: u32 = ran.text().rsplit_once("(process ").unwrap().1.trim_end_matches(")\n").parse().unwrap();
-    desk.servers.push(pid);
-    let told = format!("mounted {} on {} (process {pid})\n", desk.lab.store().display(), desk.at.display());
+    desk.serves(pid);
+    let told = format!("mounted {} on {} (process {pid})\n", desk.lab.store().display(), desk.at().display());
     assert_eq!((ran.text(), &*ran.stderr), (&*told, ""));
     assert!(fs::read(desk.file()).unwrap() == desk.bytes);
     // It has nothing of the terminal, of the directory it was called in, or of the caller's descriptors.
@@ -175,7 +35,7 @@ fn in_the_background_it_is_ready_when_the_command_ends() {
     assert_eq!((&status["state"], &status["pid"]), (&"alive".into(), &pid.into()), "{status}");
     assert_eq!(status["log"], desk.log().to_str().unwrap());
     let ran = desk.verb("umount", &[]).expect(0);
-    assert_eq!(ran.text(), format!("unmounted {}\n", desk.at.display()));
+    assert_eq!(ran.text(), format!("unmounted {}\n", desk.at().display()));
     desk.assert_gone();
     assert_eq!(fs::read_dir(desk.at()).unwrap().count(), 0);
     assert_eq!(fs::read_dir(desk.lab.store().join("sessions")).unwrap().count(), 0, "a session is left");
@@ -214,10 +74,10 @@ fn systemd_is_told_when_the_mount_works() {
     let path = desk.lab.path("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
-    let mut command = desk.command([OsStr::new("mount"), desk.at.as_os_str(), OsStr::new("--foreground")]);
+    let mut command = desk.command([OsStr::new("mount"), desk.at().as_os_str(), OsStr::new("--foreground")]);
     command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    desk.servers.push(child.id());
+    desk.serves(child.id());
     let mut told = [0; 100];
     let bytes = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..bytes], b"READY=1");
@@ -244,7 +104,7 @@ fn a_signal_unmounts_at_once_and_lets_open_files_be_read_for_a_while() {
     drop(file);
     wait_for("the server ends", SOON, || !is_alive(pid));
     let log = fs::read_to_string(desk.log()).unwrap();
-    assert!(log.contains(&format!("{}: unmounted; what is open", desk.at.display())), "{log}");
+    assert!(log.contains(&format!("{}: unmounted; what is open", desk.at().display())), "{log}");
     // Whoever never closes is not waited for: a second signal ends it at once.
     let pid = desk.mount(&[]);
     let file = File::open(desk.file()).unwrap();
@@ -275,7 +135,7 @@ fn a_mount_whose_server_was_killed_is_seen_and_mounted_anew() {
     let ran = desk.verb("mount", &[]).expect(0);
     assert!(ran.stderr.starts_with("Note: the process that served ") && ran.stderr.contains("was killed"), "{ran:?}");
     let status = desk.status();
-    desk.servers.push(u32::try_from(status["pid"].as_u64().unwrap()).unwrap());
+    desk.serves(u32::try_from(status["pid"].as_u64().unwrap()).unwrap());
     assert!(fs::read(desk.file()).unwrap() == desk.bytes);
     // Nothing is left below: one umount and the directory is empty again.
     desk.verb("umount", &[]).expect(0);
@@ -285,7 +145,7 @@ fn a_mount_whose_server_was_killed_is_seen_and_mounted_anew() {
     send(pid, libc::SIGKILL);
     wait_for("it is dead", SOON, || !is_alive(pid));
     let ran = desk.verb("umount", &[]).expect(0);
-    assert_eq!(ran.text(), format!("unmounted {}, whose process was gone\n", desk.at.display()));
+    assert_eq!(ran.text(), format!("unmounted {}, whose process was gone\n", desk.at().display()));
     desk.assert_gone();
     drop(file);
 }
@@ -300,7 +160,7 @@ fn a_mount_in_use_is_unmounted_only_lazily() {
     let mut file = File::open(desk.file()).unwrap();
     let ran = desk.verb("umount", &[]).expect(6);
     let me = std::process::id();
-    assert!(ran.stderr.starts_with(&format!("Error: {} is in use\n", desk.at.display())), "{ran:?}");
+    assert!(ran.stderr.starts_with(&format!("Error: {} is in use\n", desk.at().display())), "{ran:?}");
     assert!(ran.stderr.contains(&format!("(process {me}) has r/step-1/model.bin\n")), "{ran:?}");
     assert!(ran.stderr.contains("Hint: `ckpt umount --lazy "), "{ran:?}");
     assert!(is_alive(pid) && minor_of(desk.at()).is_some());
@@ -346,15 +206,15 @@ fn one_store_can_be_mounted_twice_but_not_in_one_place() {
     first.mount(&[]);
     let ran = first.verb("mount", &[]).expect(7);
     assert!(ran.stderr.contains("is a mount point of ckpt already"), "{ran:?}");
-    let on_second = second.at.to_str().unwrap().to_owned();
+    let on_second = second.at().to_str().unwrap().to_owned();
     let ran = first.run(["mount", &on_second, "--json"]).expect(0);
-    second.servers.push(u32::try_from(ran.json()["pid"].as_u64().unwrap()).unwrap());
+    second.serves(u32::try_from(ran.json()["pid"].as_u64().unwrap()).unwrap());
     for desk in [&first, &second] {
         assert!(fs::read(desk.file()).unwrap() == first.bytes);
     }
     let all = first.run(["mount", "--status", "--json"]).expect(0).json();
     let points: Vec<&str> = all.as_array().unwrap().iter().map(|one| one["directory"].as_str().unwrap()).collect();
-    assert!([&first, &second].iter().all(|desk| points.contains(&desk.at.to_str().unwrap())), "{all}");
+    assert!([&first, &second].iter().all(|desk| points.contains(&desk.at().to_str().unwrap())), "{all}");
     // One goes, the other stays.
     first.verb("umount", &[]).expect(0);
     first.assert_gone();
@@ -370,7 +230,7 @@ fn of_many_that_mount_in_one_place_at_once_one_does() {
     }
     let mut desk = Desk::new();
     let start = |desk: &Desk| {
-        let mut command = desk.command([OsStr::new("mount"), desk.at.as_os_str(), OsStr::new("--json")]);
+        let mut command = desk.command([OsStr::new("mount"), desk.at().as_os_str(), OsStr::new("--json")]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     // Who is in between of another's look and its mount comes by chance. Every other time a dead mount lies there, which all find.

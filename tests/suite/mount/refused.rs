@@ -6,13 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use ckpt_tests::desk::{Desk, send};
 use ckpt_tests::mount::{NOBODY, detach, has_program, is_root, minor_of, mountable};
 use ckpt_tests::mounts::{mount_with, with_mounts};
 use ckpt_tests::run::{Ran, copy_for_all, run};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
 use rustix::mount::{mount_bind, mount_bind_recursive};
-
-use super::life::{Desk, send};
 
 /// That a command fails in this way and leaves no mount.
 #[track_caller]

@@ -5,34 +5,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
+use ckpt_tests::desk::{Desk, SOON, is_alive, send, stop, wait_for};
 use ckpt_tests::lab::files;
 use ckpt_tests::mount::{minor_of, mountable};
 use ckpt_tests::run::{binary, run};
-
-use super::life::{Desk, send};
-use super::wait_for;
-
-/// How long something may take that is to happen at once.
-const SOON: Duration = Duration::from_secs(20);
-
-fn is_gone(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim().starts_with(['Z', 'X']))
-}
-
-/// Stops a server. What a thread of it had taken on before would be waited for by whoever asked, whatever comes.
-fn stop(pid: u32) {
-    send(pid, libc::SIGSTOP);
-    let is_stopped = |task: &Path| {
-        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('T'))
-    };
-    wait_for("it is stopped", SOON, || {
-        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| is_stopped(&task.unwrap().path()))
-    });
-}
 
 #[test]
 fn the_server_lets_go_of_what_its_caller_had_open() {
@@ -105,7 +82,7 @@ fn of_a_server_that_hangs_people_hear_what_the_system_knows() {
         assert!(ran.stderr.contains(&said), "{said}: {ran:?}");
     }
     send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || is_gone(pid));
+    wait_for("it is dead", SOON, || !is_alive(pid));
     let pid = desk.mount(&[]);
     let file = fs::File::open(desk.file()).unwrap();
     stop(pid);
@@ -113,7 +90,7 @@ fn of_a_server_that_hangs_people_hear_what_the_system_knows() {
     let told = format!("; process {pid} is stopped, so what is still open can't be read\n");
     assert!(ran.text().ends_with(&told) && ran.stderr.contains(&format!("`kill -9 {pid}`")), "{ran:?}");
     send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || is_gone(pid));
+    wait_for("it is dead", SOON, || !is_alive(pid));
     drop(file);
     desk.assert_gone();
 }
