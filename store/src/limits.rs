@@ -1,6 +1,8 @@
 //! Every bound of the store in one place, each with its unit and its reason. Never a tunable at run time: changing one of
 //! those marked *format* makes old and new stores share fewer chunks, it never makes one unreadable.
 
+use std::time::Duration;
+
 /// The most raw bytes of one chunk. *Format.* Large enough that ids and records cost 0.01 %, small enough that a changed row
 /// of an embedding costs little and that a chunk decodes inside the processor's cache.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -183,6 +185,10 @@ pub const ANNOUNCED_CHUNKS_MAX: usize = 64;
 /// Chunks that the answer to a read may hold whole; of further ones little parts are copied. A read of 1 MiB meets more only
 /// where tensors are small.
 pub const HELD_SLICES_MAX: usize = 64;
+
+/// How long a chunk that could not be given back is not looked at again: a program that passes over damage in pieces of 512 bytes asks
+/// two thousand times for one chunk, each of which would read and hash all of it. As long, what mends it is not seen.
+pub const UNREADABLE_REMEMBERED: Duration = Duration::from_secs(1);
 
 /// Runs of bytes that are put in rows at a time: their places take 4 MiB, and as many elements of 4 bytes are one MiB.
 pub const GATHERED_RUNS_MAX: u64 = 256 << 10;

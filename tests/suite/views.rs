@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-use ckpt_store::limits::CACHE_BYTES;
+use ckpt_store::limits::{CACHE_BYTES, UNREADABLE_REMEMBERED};
 use ckpt_store::{Body, Content, Error, Manifest, OpenCheckpoint, OpenTensor, Quiet, ReadCache, Store};
 use ckpt_tests::lab::{Lab, files, pack_lines};
 use ckpt_tests::python::{python, run_python};
@@ -365,4 +366,43 @@ fn damage_is_told_where_it_is_read_and_nowhere_else() {
     }
     // All of the rows of one, since each has a byte in there, and a part of the other.
     assert!((50..110).contains(&damaged), "{damaged} pieces");
+}
+
+/// Who passes over damage in small pieces makes nobody read all of the chunk for each of them.
+#[test]
+fn a_damaged_chunk_is_looked_at_again_after_a_while_only() {
+    let lab = Lab::quick();
+    fs::create_dir(lab.path("source")).unwrap();
+    lab.write("source/model.bin", &sample::noise(3, 900_000));
+    let views = Views::of(lab);
+    let path =
+        files(&views.lab.store().join("packs")).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let good = fs::read(&path).unwrap();
+    let chunk = pack_lines(&good).into_iter().max_by_key(|line| line.stored_len).unwrap().chunk;
+    damage(&views.lab.store(), chunk);
+    let open = views.open(CACHE_BYTES);
+    let body = Body::of_file(&views.manifest, 0).unwrap();
+    let at = (0..900_000).step_by(1000).find(|at| read(&open, &body, *at, 10).is_err()).unwrap();
+    let started = Instant::now();
+    let reason = || match read(&open, &body, at, 10) {
+        Ok(bytes) => format!("{bytes:?}"),
+        Err(Error::Damaged(places)) => places[0].reason.clone(),
+        Err(error) => panic!("{error}"),
+    };
+    let first = reason();
+    // Other damage, and then none: it is not looked at.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let second = reason();
+    // A machine that stands still in between proves nothing.
+    if Instant::now() < started + UNREADABLE_REMEMBERED {
+        assert_eq!(second, first);
+    }
+    std::thread::sleep(UNREADABLE_REMEMBERED);
+    assert_ne!(reason(), first);
+    fs::write(&path, good).unwrap();
+    std::thread::sleep(UNREADABLE_REMEMBERED);
+    assert!(
+        read(&open, &body, at, 10).unwrap()
+            == fs::read(views.lab.path("source/model.bin")).unwrap()[at as usize..][..10]
+    );
 }

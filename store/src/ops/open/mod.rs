@@ -15,6 +15,7 @@ mod views;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use self::ahead::Runs;
 pub use self::body::Body;
@@ -59,6 +60,8 @@ pub struct OpenCheckpoint {
     decoded_bytes: AtomicU64,
     /// Damaged chunks that were set aside.
     aside: Mutex<HashSet<(ChunkId, PackId)>>,
+    /// Chunks that a slice was wanted of and that could not be given back, and when.
+    unreadable: Mutex<HashMap<ChunkId, (Instant, Unreadable)>>,
 }
 
 /// A tensor of a checkpoint, which need not be open.
@@ -124,6 +127,7 @@ pub fn open(
         runs: Mutex::default(),
         decoded_bytes: AtomicU64::new(0),
         aside: Mutex::default(),
+        unreadable: Mutex::default(),
         opened,
         pinned,
     })

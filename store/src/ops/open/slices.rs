@@ -2,7 +2,8 @@
 //! what lies in a chunk only where many chunks would be held for little; never holds more than a few times what was asked for.
 
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use super::OpenCheckpoint;
 use super::body::{Body, Part};
@@ -10,7 +11,8 @@ use super::read_cache::{Announcement, Answer};
 use super::rows::block_around;
 use crate::error::{Error, Result};
 use crate::format::tensors::Piece;
-use crate::limits::HELD_SLICES_MAX;
+use crate::id::ChunkId;
+use crate::limits::{HELD_SLICES_MAX, UNREADABLE_REMEMBERED};
 use crate::ops::reading::{ChunkReader, Unreadable};
 use crate::ops::stream::Span;
 use crate::progress::Progress;
@@ -174,7 +176,8 @@ impl OpenCheckpoint {
         }
     }
 
-    /// Decodes a chunk to the cache.
+    /// Decodes a chunk to the cache. One that could not be given back a moment ago is not read again: who reads on over it in small
+    /// pieces would wait for the whole chunk each time.
     fn decode_announced(
         &self,
         chunk: u32,
@@ -182,17 +185,35 @@ impl OpenCheckpoint {
         progress: &dyn Progress,
     ) -> Result<std::result::Result<Arc<Vec<u8>>, Unreadable>> {
         let id = self.id(chunk);
+        if let Some(unreadable) = self.unreadable_lately(id) {
+            return Ok(Err(unreadable));
+        }
         let reader = ChunkReader::with(self.store.backend(), self.store.id(), &self.known);
         let place = self.places_of(&[chunk], &reader, progress)?[0];
         let mut raw = self.cache.buffer(id, self.len(chunk));
         let mut lent = self.cache.lend();
         let read = reader.read_into(id, place, &mut raw, lent.buffers())?;
         self.known.rest();
+        if let Err(unreadable) = &read {
+            let mut known = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(id, (Instant::now(), unreadable.clone()));
+        }
         Ok(read.map(|()| {
             self.count(raw.len());
             let bytes = self.cache.bring(id, raw);
             drop(announcement);
             bytes
         }))
+    }
+
+    /// What was wrong with a chunk a moment ago.
+    fn unreadable_lately(&self, id: ChunkId) -> Option<Unreadable> {
+        let mut known = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, unreadable) = known.get(&id)?;
+        if since.elapsed() < UNREADABLE_REMEMBERED {
+            return Some(unreadable.clone());
+        }
+        known.remove(&id);
+        None
     }
 }
