@@ -406,3 +406,20 @@ fn a_damaged_chunk_is_looked_at_again_after_a_while_only() {
             == fs::read(views.lab.path("source/model.bin")).unwrap()[at as usize..][..10]
     );
 }
+
+/// What lies in many small pieces is not held piece by piece.
+#[test]
+fn an_answer_of_many_pieces_has_few_slices() {
+    let lab = Lab::quick();
+    let records: Vec<(u64, usize)> = (0..5000).map(|nr| (nr, 60)).collect();
+    let bytes = sample::torch_zip(&records);
+    fs::create_dir(lab.path("source")).unwrap();
+    lab.write("source/model.pt", &bytes);
+    let views = Views::of(lab);
+    let open = views.open(CACHE_BYTES);
+    let body = Body::of_file(&views.manifest, 0).unwrap();
+    let pieces = views.manifest.extents(0).len();
+    let slices = open.slices(&body, 0, 1 << 20, &Quiet).unwrap();
+    assert!(pieces > 1000 && slices.len() < 100, "{} slices of {pieces} pieces", slices.len());
+    assert!(slices.iter().flat_map(|slice| slice.iter()).eq(&bytes[..bytes.len().min(1 << 20)]));
+}

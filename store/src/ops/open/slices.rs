@@ -17,6 +17,9 @@ use crate::ops::reading::{ChunkReader, Unreadable};
 use crate::ops::stream::Span;
 use crate::progress::Progress;
 
+/// The most bytes of a slice that takes less to copy than to keep apart.
+const COPIED_BYTES: usize = 4096;
+
 /// Bytes that lie in a decoded chunk, which they keep.
 #[derive(Debug, Clone)]
 pub struct Slice {
@@ -29,14 +32,29 @@ impl Slice {
         Self { bytes, range: at..at + len }
     }
 
-    /// The same bytes without the rest of their chunk, if that is a good deal more.
-    fn alone(self) -> Self {
-        if self.len() > self.bytes.len() / 4 {
-            return self;
-        }
-        let len = self.len();
-        Self::of(Arc::new(self.to_vec()), 0, len)
+    /// Whether it is worth holding its chunk for.
+    fn is_much(&self) -> bool {
+        self.len() > COPIED_BYTES && self.len() > self.bytes.len() / 4
     }
+}
+
+/// Adds a slice to those of an answer. A manifest may name one byte of each of a million chunks: from some number on little ones are
+/// copied, one behind the other.
+fn push(slices: &mut Vec<Slice>, slice: Slice) {
+    if slices.len() < HELD_SLICES_MAX || slice.is_much() {
+        return slices.push(slice);
+    }
+    // Nobody else has what was copied.
+    if let Some(Slice { bytes, range }) = slices.last_mut()
+        && range.end == bytes.len()
+        && let Some(own) = Arc::get_mut(bytes)
+    {
+        own.extend_from_slice(&slice);
+        range.end = own.len();
+        return;
+    }
+    let len = slice.len();
+    slices.push(Slice::of(Arc::new(slice.to_vec()), 0, len));
 }
 
 impl Deref for Slice {
@@ -151,9 +169,7 @@ impl OpenCheckpoint {
                     (Arc::new(inline.to_vec()), 0, len)
                 }
             };
-            let slice = Slice::of(bytes, at as usize, len as usize);
-            // A manifest may name one byte of each of a million chunks.
-            slices.push(if slices.len() < HELD_SLICES_MAX { slice } else { slice.alone() });
+            push(slices, Slice::of(bytes, at as usize, len as usize));
             file_at += u64::from(len);
         }
         Ok(())
