@@ -193,6 +193,10 @@ pub const UNREADABLE_REMEMBERED: Duration = Duration::from_secs(1);
 /// Runs of bytes that are put in rows at a time: their places take 4 MiB, and as many elements of 4 bytes are one MiB.
 pub const GATHERED_RUNS_MAX: u64 = 256 << 10;
 
+/// Blocks that are put in rows at a time of a tensor that is larger than the cache, as far as they fit into a quarter of that: their
+/// places take 32 MiB.
+pub const GATHERED_BLOCKS_MAX: u64 = 8;
+
 /// Packs that a checkpoint leaves open between two reads. One that gc has deleted keeps its room, 128 MiB, as long as it is open.
 pub const IDLE_PACKS_MAX: usize = 8;
 

@@ -407,6 +407,45 @@ fn a_damaged_chunk_is_looked_at_again_after_a_while_only() {
     );
 }
 
+/// A transposed matrix that is larger than the cache: not all of it is decoded for each piece of it. One of which columns were left
+/// out lies together, and nothing more is decoded of it than what is read.
+#[test]
+fn rows_of_what_the_cache_can_not_hold_are_gathered_several_blocks_at_a_time() {
+    let lab = Lab::quick();
+    let script = "import os, torch; os.mkdir('source'); torch.manual_seed(3)
+a, b = torch.randn(2500, 2600), torch.randn(5000, 1250)
+torch.save({'a': a.T, 'b': b[:, 10:]}, 'source/m.pt')
+open('a', 'wb').write(a.T.contiguous().numpy().tobytes()); open('b', 'wb').write(b[:, 10:].contiguous().numpy().tobytes())";
+    run_python(python().current_dir(lab.dir()).args(["-c", script]));
+    let views = Views::of(lab);
+    let tensors = OpenTensor::all(&views.manifest);
+    let npy = |name: &str| Body::npy(tensors.iter().find(|tensor| tensor.name == name).unwrap()).unwrap();
+    let (body, sliced) = (npy("a"), npy("b"));
+    let plain = |name: &str| fs::read(views.lab.path(name)).unwrap();
+    let open = views.open(16 << 20);
+    let bytes = read_all(&open, &body, 100_000);
+    assert!(bytes[bytes.len() - 26_000_000..] == plain("a"));
+    // 25 blocks, four at a time.
+    assert!(open.read_bytes() <= 8 * 26_000_000, "{} bytes were decoded of 26 MB", open.read_bytes());
+    let open = views.open(16 << 20);
+    let from = sliced.len() / 2;
+    assert!(read(&open, &sliced, from, 1000).unwrap() == plain("b")[from as usize - 128..][..1000]);
+    assert!(open.read_bytes() <= 4 << 20, "{} bytes were decoded for 1,000", open.read_bytes());
+    // By many at a time, each its own part.
+    let open = views.open(16 << 20);
+    std::thread::scope(|scope| {
+        for nr in 0..6_u64 {
+            let (open, body, bytes) = (&open, &body, &bytes);
+            scope.spawn(move || {
+                for at in (nr * 4_000_000..(nr + 1) * 4_000_000).step_by(500_000) {
+                    open.bring(body, at, 1_000_000, &Quiet).unwrap();
+                    assert!(read(open, body, at, 500_000).unwrap() == bytes[at as usize..][..500_000]);
+                }
+            });
+        }
+    });
+}
+
 /// What lies in many small pieces is not held piece by piece.
 #[test]
 fn an_answer_of_many_pieces_has_few_slices() {

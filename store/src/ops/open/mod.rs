@@ -62,6 +62,8 @@ pub struct OpenCheckpoint {
     aside: Mutex<HashSet<(ChunkId, PackId)>>,
     /// Chunks that a slice was wanted of and that could not be given back, and when.
     unreadable: Mutex<HashMap<ChunkId, (Instant, Unreadable)>>,
+    /// Locked by the one who gathers several blocks at a time.
+    gathering: Mutex<()>,
 }
 
 /// A tensor of a checkpoint, which need not be open.
@@ -128,6 +130,7 @@ pub fn open(
         decoded_bytes: AtomicU64::new(0),
         aside: Mutex::default(),
         unreadable: Mutex::default(),
+        gathering: Mutex::default(),
         opened,
         pinned,
     })

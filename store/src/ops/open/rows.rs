@@ -1,8 +1,8 @@
 //! Rows of tensors that lie in their files in another order, put together a block at a time. Blocks are kept in the cache as
-//! chunks are, so that many small reads gather each of them once. Never holds more than a block and the places of its bytes.
+//! chunks are, so that many small reads gather each of them once. Never holds more than a few blocks and the places of their bytes.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::OpenCheckpoint;
 use super::read_cache::{Announcement, Answer};
@@ -10,7 +10,7 @@ use super::slices::Slice;
 use crate::error::{Error, Result};
 use crate::format::tensors::{FileMap, Piece};
 use crate::id::ChunkId;
-use crate::limits::{CHUNK_BYTES_MAX, GATHERED_RUNS_MAX};
+use crate::limits::{CHUNK_BYTES_MAX, GATHERED_BLOCKS_MAX, GATHERED_RUNS_MAX};
 use crate::ops::tensors::layout::Layout;
 use crate::progress::Progress;
 
@@ -91,11 +91,57 @@ impl OpenCheckpoint {
         progress: &dyn Progress,
     ) -> Result<Arc<Vec<u8>>> {
         let range = block_range(layout, nr);
+        let (turn, behind) = self.announce_behind(layout, nr);
+        if !behind.is_empty() {
+            let end = block_range(layout, nr + behind.len() as u64).end;
+            let mut all = vec![0; (end - range.start) as usize];
+            match self.gather(layout, range.start..end, &mut all, progress) {
+                Ok(()) => {
+                    let mut blocks = all.chunks(block_bytes(layout) as usize).map(<[u8]>::to_vec);
+                    let first = self.bring_block(key, announcement, blocks.next().unwrap_or_default());
+                    for ((key, announcement), block) in behind.into_iter().zip(blocks) {
+                        self.bring_block(key, announcement, block);
+                    }
+                    return Ok(first);
+                }
+                // It may be that of another block alone.
+                Err(Error::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        drop((turn, behind));
         let mut block = self.cache.buffer(key, (range.end - range.start) as usize);
         self.gather(layout, range, &mut block, progress)?;
+        Ok(self.bring_block(key, announcement, block))
+    }
+
+    fn bring_block(&self, key: ChunkId, announcement: Announcement<'_>, block: Vec<u8>) -> Arc<Vec<u8>> {
         let block = self.cache.bring(key, block);
         drop(announcement);
-        Ok(block)
+        block
+    }
+
+    /// The blocks behind one that are worth gathering with it: where the bytes of one lie farther apart than the cache reaches, what
+    /// lies between is decoded anew for each time that something is gathered. One thread at a time, whose turn it then is: the places
+    /// of their bytes take several times what they do.
+    fn announce_behind(
+        &self,
+        layout: &Layout,
+        nr: u64,
+    ) -> (Option<MutexGuard<'_, ()>>, Vec<(ChunkId, Announcement<'_>)>) {
+        let room = self.cache.bytes_max() / 4;
+        let is_far = |reach: u64| reach > 2 * room as u64;
+        if !is_far(layout.reach()) || !is_far(block_reach(layout, nr)) {
+            return (None, Vec::new());
+        }
+        let Ok(turn) = self.gathering.try_lock() else { return (None, Vec::new()) };
+        let count = (room as u64 / block_bytes(layout)).min(GATHERED_BLOCKS_MAX);
+        let behind = (nr + 1..nr + count).take_while(|nr| !block_range(layout, *nr).is_empty());
+        let announced = behind.map_while(|nr| {
+            let key = self.key(layout, nr);
+            Some((key, self.cache.announce(key)?))
+        });
+        (Some(turn), announced.collect())
     }
 
     /// Fills a block. The file is read from front to back, each chunk once.
@@ -103,7 +149,7 @@ impl OpenCheckpoint {
         let mut moves: Vec<Move> = Vec::new();
         let mut to = 0;
         layout.runs(range.start, range.end - range.start, |from, len| {
-            // A block is no longer than a chunk.
+            // A few blocks, each no longer than a chunk.
             moves.push(Move { from, to, len: len as u32 });
             to += len as u32;
         });
@@ -194,6 +240,16 @@ impl OpenCheckpoint {
 /// Bytes of a block, but for the last one.
 fn block_bytes(layout: &Layout) -> u64 {
     layout.run().saturating_mul(GATHERED_RUNS_MAX).min(CHUNK_BYTES_MAX as u64)
+}
+
+/// Bytes of the file from the first that a block needs to the last.
+fn block_reach(layout: &Layout, nr: u64) -> u64 {
+    let range = block_range(layout, nr);
+    let (mut first, mut last) = (u64::MAX, 0);
+    layout.runs(range.start, range.end - range.start, |from, len| {
+        (first, last) = (first.min(from), last.max(from + len));
+    });
+    last.saturating_sub(first)
 }
 
 /// The block in which a byte of the elements in rows lies.

@@ -86,6 +86,12 @@ impl Layout {
         self.bytes
     }
 
+    /// Bytes of the file from the first element to the end of the last.
+    pub fn reach(&self) -> u64 {
+        // No more than the tensor's bytes, which was checked.
+        self.dims.iter().map(|(count, stride)| (count - 1) * stride).sum::<u64>() + self.run
+    }
+
     /// Bytes of a run.
     pub fn run(&self) -> u64 {
         self.run
