@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ckpt_store::{
     Body, CheckpointId, ChunkId, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store,
@@ -12,12 +11,12 @@ use fuser::{INodeNo, Notifier};
 
 use crate::Log;
 use crate::ahead::{Next, Reach, Streams};
-use crate::limits::{AHEAD_BYTES, DAMAGE_LOOKED_FOR_AGAIN, LINGER, PAGE_BYTES, TOLD_MAX};
+use crate::held::Held;
+use crate::limits::{AHEAD_BYTES, LINGER, PAGE_BYTES, TOLD_MAX};
 use crate::workers::Workers;
 
 /// All files that are open.
 pub struct Files {
-    store: Arc<Store>,
     cache: Arc<ReadCache>,
     /// How far to look ahead in one place, in bytes, when there is room.
     reach_max: u64,
@@ -25,7 +24,7 @@ pub struct Files {
     read_on: AtomicU64,
     workers: Workers,
     log: Arc<dyn Log>,
-    checkpoints: Mutex<HashMap<CheckpointId, Held>>,
+    checkpoints: Held,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     last: AtomicU64,
     /// Damaged chunks that were told.
@@ -47,21 +46,6 @@ pub struct Usage {
     pub checkpoints: u64,
     /// Damaged chunks that were come upon so far.
     pub damaged_chunks: u64,
-}
-
-/// A checkpoint that is open.
-struct Held {
-    checkpoint: Arc<OpenCheckpoint>,
-    /// When that was opened.
-    since: Instant,
-    /// When it was last opened or the last of its files closed.
-    used: Instant,
-}
-
-impl Held {
-    fn new(checkpoint: Arc<OpenCheckpoint>) -> Self {
-        Self { checkpoint, since: Instant::now(), used: Instant::now() }
-    }
 }
 
 /// An open file.
@@ -116,14 +100,14 @@ impl Files {
         threads: usize,
         log: Arc<dyn Log>,
     ) -> std::io::Result<Arc<Self>> {
+        let cache = Arc::new(ReadCache::new(cache_bytes));
         let files = Arc::new(Self {
-            store,
-            cache: Arc::new(ReadCache::new(cache_bytes)),
+            checkpoints: Held::new(store, Arc::clone(&cache)),
+            cache,
             reach_max: AHEAD_BYTES * threads as u64,
             read_on: AtomicU64::new(0),
             workers: Workers::start(threads)?,
             log,
-            checkpoints: Mutex::default(),
             handles: RwLock::default(),
             last: AtomicU64::new(0),
             told: Mutex::default(),
@@ -157,10 +141,8 @@ impl Files {
     /// Closes a handle.
     pub fn close(&self, handle: u64) {
         let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
-        if let Some(closed) = closed
-            && let Some(held) = self.lock().get_mut(&closed.checkpoint().entry().id)
-        {
-            held.used = Instant::now();
+        if let Some(closed) = closed {
+            self.checkpoints.closed(closed.checkpoint().entry().id);
         }
     }
 
@@ -178,8 +160,9 @@ impl Files {
         let checkpoint = handle.checkpoint();
         let mut read = checkpoint.slices(&handle.body, offset, len, &Quiet);
         if let Err(Error::Damaged(_)) = &read
-            && let Some(again) = self.opened_again(&handle, &checkpoint)
+            && let Some(again) = self.checkpoints.again(&checkpoint)
         {
+            *handle.checkpoint.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&again);
             read = again.slices(&handle.body, offset, len, &Quiet);
         }
         match &read {
@@ -208,15 +191,7 @@ impl Files {
         let read_on = handles.values().filter(|handle| handle.is_read_on.swap(false, Ordering::Relaxed)).count();
         drop(handles);
         self.read_on.store(read_on as u64, Ordering::Relaxed);
-        // Closing one removes a file: not under the lock.
-        let idle: Vec<Held> = {
-            let mut checkpoints = self.lock();
-            let is_idle = |held: &Held| Arc::strong_count(&held.checkpoint) == 1 && held.used.elapsed() >= LINGER;
-            let ids: Vec<CheckpointId> =
-                checkpoints.iter().filter(|(_, held)| is_idle(held)).map(|(id, _)| *id).collect();
-            ids.iter().filter_map(|id| checkpoints.remove(id)).collect()
-        };
-        drop(idle);
+        self.checkpoints.rest();
     }
 
     /// What is in use now.
@@ -225,7 +200,7 @@ impl Files {
             cache_bytes: self.cache.bytes() as u64,
             chunks_decoded: self.cache.decoded().0,
             files: self.handles.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
-            checkpoints: self.lock().len() as u64,
+            checkpoints: self.checkpoints.len() as u64,
             damaged_chunks: self.told.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
         }
     }
@@ -236,42 +211,16 @@ impl Files {
     }
 
     fn checkpoint(&self, id: CheckpointId) -> Result<Arc<OpenCheckpoint>> {
-        // Held while opening: whoever else wants it waits for the same one.
-        let mut checkpoints = self.lock();
-        if let Some(held) = checkpoints.get_mut(&id) {
-            held.used = Instant::now();
-            return Ok(Arc::clone(&held.checkpoint));
-        }
-        let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet)?;
-        if !opened.is_pinned() && !self.told_unpinned.swap(true, Ordering::Relaxed) {
+        let checkpoint = self.checkpoints.get(id)?;
+        if !checkpoint.is_pinned() && !self.told_unpinned.swap(true, Ordering::Relaxed) {
             self.log.line(
                 "what is open can't be written down in the store: a gc by somebody who may write there does not spare it",
             );
         }
-        let checkpoint = Arc::new(opened);
-        checkpoints.insert(id, Held::new(Arc::clone(&checkpoint)));
         Ok(checkpoint)
     }
 
-    /// The checkpoint of a handle, opened anew: an open one looks for a chunk once, and somebody may have stored again what was
-    /// damaged. None when it has just been opened, or can't be any more.
-    fn opened_again(&self, handle: &Handle, met: &Arc<OpenCheckpoint>) -> Option<Arc<OpenCheckpoint>> {
-        let id = met.entry().id;
-        let mut checkpoints = self.lock();
-        let is_met = |held: &Held| Arc::ptr_eq(&held.checkpoint, met);
-        if checkpoints.get(&id).is_some_and(|held| is_met(held) && held.since.elapsed() < DAMAGE_LOOKED_FOR_AGAIN) {
-            return None;
-        }
-        if checkpoints.get(&id).is_none_or(is_met) {
-            let opened = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet).ok()?;
-            checkpoints.insert(id, Held::new(Arc::new(opened)));
-        }
-        let again = Arc::clone(&checkpoints.get(&id)?.checkpoint);
-        *handle.checkpoint.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&again);
-        Some(again)
-    }
-
-    /// Tells people why a read failed; of each damaged chunk once.
+    /// Tells people why a file can't be opened or read: each cause once, and each damaged chunk.
     fn tell(&self, error: &Error) {
         let Error::Damaged(places) = error else {
             self.log.line(&error.to_string());
@@ -284,9 +233,5 @@ impl Files {
                 self.log.line(&format!("damaged: {place}"));
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<CheckpointId, Held>> {
-        self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

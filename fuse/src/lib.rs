@@ -12,6 +12,7 @@ mod errno;
 mod error;
 mod facts;
 mod files;
+mod held;
 mod inodes;
 mod laid;
 mod limits;

@@ -13,6 +13,7 @@ mod passthrough;
 mod reads;
 mod refused;
 mod shown;
+mod troubles;
 mod watched;
 mod words;
 

@@ -28,7 +28,7 @@ const FUSE_RANKS: &[&[&str]] = &[
     &["mounted", "materialize"],
     &["warm", "look", "place", "unmount", "laid"],
     &["files", "metadata", "mounts", "status"],
-    &["workers", "ahead", "directory", "manifests", "listing", "answers", "mountinfo"],
+    &["workers", "ahead", "held", "directory", "manifests", "listing", "answers", "mountinfo"],
     &["checkpoint", "tree"],
     &["members", "views", "inodes"],
     &["node", "names", "xattrs", "limits", "errno", "error", "runs"],
