@@ -13,6 +13,7 @@ use crate::Log;
 use crate::ahead::{Next, Reach, Streams};
 use crate::held::Held;
 use crate::limits::{AHEAD_BYTES, LINGER, PAGE_BYTES, TOLD_MAX};
+use crate::told::{Told, causes};
 use crate::workers::Workers;
 
 /// All files that are open.
@@ -23,7 +24,7 @@ pub struct Files {
     /// Handles that something was decoded ahead of, of late.
     read_on: AtomicU64,
     workers: Workers,
-    log: Arc<dyn Log>,
+    log: Told,
     checkpoints: Held,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     last: AtomicU64,
@@ -107,7 +108,7 @@ impl Files {
             reach_max: AHEAD_BYTES * threads as u64,
             read_on: AtomicU64::new(0),
             workers: Workers::start(threads)?,
-            log,
+            log: Told::new(log),
             handles: RwLock::default(),
             last: AtomicU64::new(0),
             told: Mutex::default(),
@@ -211,7 +212,12 @@ impl Files {
     }
 
     fn checkpoint(&self, id: CheckpointId) -> Result<Arc<OpenCheckpoint>> {
-        let checkpoint = self.checkpoints.get(id)?;
+        let checkpoint = self.checkpoints.get(id).inspect_err(|error| {
+            // Dropped since its path was looked up.
+            if !matches!(error, Error::NotFound { .. }) {
+                self.tell(error);
+            }
+        })?;
         if !checkpoint.is_pinned() && !self.told_unpinned.swap(true, Ordering::Relaxed) {
             self.log.line(
                 "what is open can't be written down in the store: a gc by somebody who may write there does not spare it",
@@ -223,7 +229,7 @@ impl Files {
     /// Tells people why a file can't be opened or read: each cause once, and each damaged chunk.
     fn tell(&self, error: &Error) {
         let Error::Damaged(places) = error else {
-            self.log.line(&error.to_string());
+            self.log.once(&causes(error));
             return;
         };
         for place in places {

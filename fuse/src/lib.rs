@@ -31,6 +31,7 @@ mod place;
 mod runs;
 mod server;
 mod status;
+mod told;
 mod tree;
 mod unmount;
 mod views;

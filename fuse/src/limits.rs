@@ -55,8 +55,20 @@ pub const DAMAGE_LOOKED_FOR_AGAIN: Duration = Duration::from_secs(1);
 /// Damaged chunks that are told one by one.
 pub const TOLD_MAX: usize = 10_000;
 
+/// How long a cause is not told again that keeps something from being read.
+pub const TOLD_AGAIN: Duration = Duration::from_secs(600);
+
+/// Causes that are told in that time.
+pub const TOLD_LINES_MAX: usize = 1000;
+
 /// How often somebody looks whether the store has changed. A look at HEAD takes some 5 µs.
 pub const LOOK: Duration = Duration::from_millis(100);
+
+/// How often somebody looks again where the store can't be read or the kernel can't be told.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the kernel is told something that it does not take.
+pub const TELLS_MAX: u32 = 60;
 
 /// How long the kernel may believe what it was told: it is told what changes.
 pub const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);

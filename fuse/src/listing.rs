@@ -41,19 +41,25 @@ impl Listing {
     }
 
     /// Looks whether anything changed; if so, the tree that was known so far and the one that is known now.
-    pub fn look(&self) -> Option<(Arc<Tree>, Arc<Tree>)> {
+    ///
+    /// # Errors
+    /// When HEAD or the catalog can't be read. The next look tries again.
+    pub fn look(&self) -> ckpt_store::Result<Option<(Arc<Tree>, Arc<Tree>)>> {
         let mut known = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the catalog is read: what comes in between is seen the next time.
-        let mark = self.store.changes().ok().filter(|mark| mark != &*known)?;
+        let mark = self.store.changes()?;
+        if mark == *known {
+            return Ok(None);
+        }
         let before = self.tree();
-        let tree = Arc::new(load(&self.store, self.runs.as_ref(), Some(&before)).ok()?);
+        let tree = Arc::new(load(&self.store, self.runs.as_ref(), Some(&before))?);
         *known = mark;
         let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
         old.extend(tree.changed_since(&before).filter_map(|(then, _)| then.cloned()));
         let surplus = old.len().saturating_sub(OLD_DIRECTORIES_MAX);
         old.drain(..surplus);
         *self.tree.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&tree);
-        Some((before, tree))
+        Ok(Some((before, tree)))
     }
 
     /// A directory as it was in this version, if that is known.

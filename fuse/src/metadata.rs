@@ -1,27 +1,29 @@
 //! What paths are and what is known of them: lookups, attributes, directories, links, extended attributes. Never opens a
 //! checkpoint, and never reads a manifest but for who looks into that checkpoint.
 
+mod news;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ckpt_store::{Body, CheckpointId, Content as File, Store};
 use fuser::{Errno, FileAttr, FileType};
 
-use crate::answers::{Change, Found, Listed, ListedPlus, Source, Space, file_attr, file_type};
+use self::news::News;
+use crate::answers::{Found, Listed, ListedPlus, Source, Space, file_attr, file_type};
 use crate::checkpoint::Checkpoint;
 use crate::directory::{Content, Directory, place, version};
 use crate::inodes::Inodes;
-use crate::limits::{ANSWERS, FIXED};
+use crate::limits::FIXED;
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::node::{Attributes, Kind, Node, Row};
-use crate::tree::{self, Tree};
+use crate::told::{Told, causes};
+use crate::tree;
 use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
 use crate::{Log, Result};
@@ -33,11 +35,8 @@ pub struct Metadata {
     manifests: Manifests,
     inodes: Inodes,
     owner: (u32, u32),
-    log: Arc<dyn Log>,
-    /// Checkpoints whose manifest could not be read, which was told.
-    told: Mutex<HashSet<CheckpointId>>,
-    /// Trees that changed while somebody was answering by them for long: those answers may come after the news.
-    unsure: Mutex<Vec<Arc<Tree>>>,
+    log: Told,
+    news: Mutex<News>,
 }
 
 impl Metadata {
@@ -48,7 +47,7 @@ impl Metadata {
     pub fn new(store: Arc<Store>, runs: Option<&str>, owner: (u32, u32), log: Arc<dyn Log>) -> Result<Self> {
         let listing = Listing::new(Arc::clone(&store), runs)?;
         let (manifests, inodes) = (Manifests::default(), Inodes::new());
-        Ok(Self { store, listing, manifests, inodes, owner, log, unsure: Mutex::default(), told: Mutex::default() })
+        Ok(Self { store, listing, manifests, inodes, owner, log: Told::new(log), news: Mutex::default() })
     }
 
     /// What is of this name in a directory, and counts that the kernel knows it.
@@ -186,41 +185,6 @@ impl Metadata {
         }
     }
 
-    /// Looks whether the store has changed, and gives everything that the kernel may have wrong since. That is given when the
-    /// last answer is out that was made of what was known before.
-    pub fn look(&self, mut tell: impl FnMut(Change<'_>)) {
-        let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_answering = |tree: &Arc<Tree>| Arc::strong_count(tree) > 1;
-        unsure.retain(|before| {
-            let is_unsure = is_answering(before);
-            if !is_unsure {
-                // All that has changed since, of which some was told before those answers were out.
-                self.changes(before, &self.listing.tree(), &mut tell);
-            }
-            is_unsure
-        });
-        let Some((before, now)) = self.listing.look() else { return };
-        let end = Instant::now() + ANSWERS;
-        while is_answering(&before) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.changes(&before, &now, &mut tell);
-        if is_answering(&before) {
-            unsure.push(before);
-        }
-    }
-
-    fn changes(&self, before: &Tree, now: &Tree, mut tell: impl FnMut(Change<'_>)) {
-        for (then, now) in now.changed_since(before) {
-            let Some(either) = now.or(then) else { continue };
-            let Some(inode) = self.inodes.known(&either.node) else { continue };
-            let nothing = tree::Directory::gone(either.node.clone());
-            let [then, now] = [then, now].map(|directory| directory.map_or(&nothing, |directory| &**directory));
-            then.changed_names(now).for_each(|name| tell(Change::Name { parent: inode, name }));
-            tell(Change::Directory(inode));
-        }
-    }
-
     /// The value of an extended attribute. `stored` tells what a file takes, by its number in the manifest.
     pub fn xattr(
         &self,
@@ -335,15 +299,15 @@ impl Metadata {
         self.manifests.get(&self.store, id).map_err(|error| {
             let tree = self.listing.tree();
             let Some((_, entry)) = tree.checkpoint(id) else { return Errno::ESTALE };
-            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-                // A store that is away would look as one that is damaged.
-                let root = self.store.root();
-                let is_there = root.exists();
-                let why = if is_there { error.to_string() } else { format!("no store in {}", root.display()) };
-                self.log.line(&format!("{} can't be shown: {why}", ckpt_store::name_of(entry)));
-            }
+            self.log.once(&format!("{} can't be shown: {}", ckpt_store::name_of(entry), self.why(&error)));
             Errno::EIO
         })
+    }
+
+    /// What people should hear of an error: a store that is away would look as one that is damaged.
+    fn why(&self, error: &ckpt_store::Error) -> String {
+        let root = self.store.root();
+        if root.exists() { causes(error) } else { format!("no store in {}", root.display()) }
     }
 
     fn xattrs(&self, ino: u64) -> std::result::Result<Vec<(&'static str, Vec<u8>)>, Errno> {

@@ -10,6 +10,7 @@ use fuser::{INodeNo, Notifier};
 use crate::files::{Files, join};
 use crate::limits::REQUEST_BYTES;
 use crate::metadata::Metadata;
+use crate::told::causes;
 use crate::{Log, Warm};
 
 /// What it takes to warm, and how far it has come.
@@ -58,7 +59,7 @@ impl Warmer {
                 Ok(files) => {
                     wanted.extend(files.into_iter().map(|(inode, body)| Wanted { checkpoint: *id, inode, body }));
                 }
-                Err(error) => self.fail(&error.to_string()),
+                Err(error) => self.fail(&causes(&error)),
             }
         }
         let bytes_all = wanted.iter().map(|file| file.body.len()).sum();
@@ -78,7 +79,7 @@ impl Warmer {
     /// Brings a file, by its bytes in order: so it is decoded ahead, tensor by tensor, as for any other reader.
     fn bring(&self, file: &Wanted, kernel: &Notifier) -> Result<(), String> {
         let handle =
-            self.files.open(file.checkpoint, file.inode, Arc::clone(&file.body)).map_err(|error| error.to_string())?;
+            self.files.open(file.checkpoint, file.inode, Arc::clone(&file.body)).map_err(|error| causes(&error))?;
         let outcome = self.bring_open(file, handle, kernel);
         self.files.close(handle);
         outcome
@@ -93,13 +94,13 @@ impl Warmer {
                 return Err("the kernel has dropped a file that was to be brought".into());
             }
             let read = self.files.read(handle, offset, u64::from(REQUEST_BYTES));
-            let slices = read.transpose().map_err(|error| error.to_string())?.unwrap_or_default();
+            let slices = read.transpose().map_err(|error| causes(&error))?.unwrap_or_default();
             bytes.clear();
             join(&slices, &mut bytes);
             if bytes.is_empty() {
                 break;
             }
-            kernel.store(INodeNo(file.inode), offset, &bytes).map_err(|error| error.to_string())?;
+            kernel.store(INodeNo(file.inode), offset, &bytes).map_err(|error| causes(&error))?;
             offset += bytes.len() as u64;
             self.change(|warm| warm.bytes += bytes.len() as u64);
         }

@@ -31,6 +31,7 @@ const FUSE_RANKS: &[&[&str]] = &[
     &["workers", "ahead", "held", "directory", "manifests", "listing", "answers", "mountinfo"],
     &["checkpoint", "tree"],
     &["members", "views", "inodes"],
+    &["told"],
     &["node", "names", "xattrs", "limits", "errno", "error", "runs"],
 ];
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -10,7 +11,9 @@ use ckpt_store::{PutRequest, Quiet};
 use tempfile::TempDir;
 
 use super::*;
+use crate::answers::Change;
 use crate::inodes::ROOT;
+use crate::limits::TELLS_MAX;
 
 struct Lines(Mutex<Vec<String>>);
 
@@ -234,7 +237,7 @@ fn new_ones_appear_and_dropped_ones_leave_but_what_is_known_stays() {
     let file = fixture.file("a.ckpt", b"bytes");
     let metadata = fixture.metadata(None);
     let find = |path: &str| {
-        metadata.look(|_| ());
+        metadata.look(|_| Ok(()));
         find(&metadata, path).map(|found| found.attr)
     };
     assert_eq!(find("a"), None);
@@ -285,15 +288,29 @@ fn a_store_that_can_not_be_read_for_a_moment_is_shown_as_it_was() {
     let metadata = fixture.metadata(None);
     let (head, aside) = (fixture.store.root().join("HEAD"), fixture.store.root().join("HEAD.aside"));
     fs::rename(&head, &aside).expect("renamed");
-    metadata.look(|change| panic!("{change:?}"));
+    let is_well = || metadata.look(|change| panic!("{change:?}"));
+    assert!(!is_well() && !is_well());
     assert!(find(&metadata, "a/step-5/a.ckpt").is_some());
     fs::write(&head, b"no head").expect("written");
-    metadata.look(|change| panic!("{change:?}"));
+    assert!(!is_well() && !is_well());
     assert!(find(&metadata, "a/step-5").is_some());
     fs::rename(&aside, &head).expect("renamed");
+    assert!(is_well());
     fixture.put("a", Some(6), &[fixture.file("a.ckpt", b"bytes")], None, &[]);
-    metadata.look(|_| ());
+    assert!(metadata.look(|_| Ok(())));
     assert!(find(&metadata, "a/step-6").is_some());
+    // A catalog that can't be read is as bad, and each cause is told once.
+    let catalog = fixture.store.root().join("catalog");
+    fs::rename(fixture.store.root(), fixture.directory.path().join("away")).expect("renamed");
+    assert!(!is_well() && !is_well());
+    fs::rename(fixture.directory.path().join("away"), fixture.store.root()).expect("renamed");
+    assert!(is_well() && catalog.exists());
+    let lines = fixture.lines.0.lock().expect("no poison").clone();
+    let stays = "what is shown stays as it was until the store can be read: ";
+    let causes: Vec<&str> = lines.iter().map(|line| line.strip_prefix(stays).unwrap_or(line)).collect();
+    let again = "the store can be read again";
+    assert_eq!((causes.len(), causes[0], causes[2], causes[4]), (5, "HEAD is damaged: it is missing", again, again));
+    assert!(causes[1].starts_with("HEAD is damaged: ") && causes[3].starts_with("no store in /"), "{causes:?}");
 }
 
 /// What the kernel is told after a look.
@@ -307,8 +324,43 @@ fn news(metadata: &Metadata) -> BTreeSet<String> {
             }
             Change::Directory(inode) => inode.to_string(),
         });
+        Ok(())
     });
     news
+}
+
+#[test]
+fn what_the_kernel_did_not_take_it_is_told_again() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.ckpt", b"bytes");
+    fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
+    let metadata = fixture.metadata(None);
+    find(&metadata, "a/latest").expect("it is known");
+    fixture.put("a", Some(6), std::slice::from_ref(&file), None, &[]);
+    let no_memory = || Err(std::io::Error::from_raw_os_error(12));
+    let mut tried = 0;
+    let is_well = metadata.look(|_| {
+        tried += 1;
+        no_memory()
+    });
+    assert!(tried > 2 && !is_well, "the rest is tried as well");
+    fixture.put("a", Some(7), std::slice::from_ref(&file), None, &[]);
+    // A part is taken, and a panic is as good as an error.
+    assert!(!metadata.look(|change| if matches!(change, Change::Name { .. }) { Ok(()) } else { no_memory() }));
+    let panicked = catch_unwind(AssertUnwindSafe(|| metadata.look(|_| panic!("by this test"))));
+    assert!(panicked.is_err());
+    let told = news(&metadata);
+    let known = find(&metadata, "a").expect("it").attr.ino.0;
+    for name in ["step-6", "step-7", "latest"] {
+        assert!(told.contains(&format!("{known} {name}")), "{told:?}");
+    }
+    assert!(news(&metadata).is_empty(), "once it was taken");
+    let lines = fixture.lines.0.lock().expect("no poison").clone();
+    assert!(lines.len() == 1 && lines[0].contains("can't be told") && lines[0].contains("memory"), "{lines:?}");
+    // What it never takes is given up.
+    fixture.put("a", Some(8), &[file], None, &[]);
+    (0..TELLS_MAX).for_each(|_| _ = metadata.look(|_| no_memory()));
+    assert!(metadata.look(|_| panic!("too often")));
 }
 
 #[test]
@@ -398,7 +450,7 @@ fn who_reads_a_directory_reads_on_in_what_it_was() {
     let (first, next, _) = read(0, 4);
     assert_eq!(first, [".", "..", "step-1", "step-2"]);
     fixture.store.remove(&["a@1".into(), "a@4".into()]).expect("removed");
-    metadata.look(|_| ());
+    metadata.look(|_| Ok(()));
     assert_eq!(read(next, 9), (["step-3", "step-4", "step-5", "latest"].map(str::to_owned).into(), next + 4, false));
     assert_eq!(read(0, 9).0, [".", "..", "step-2", "step-3", "step-5", "latest"]);
     assert!(read(0, 9).2);

@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use ckpt_tests::lab::files;
 use ckpt_tests::mount::{Mounting, has_program, mountable};
 use ckpt_tests::sample::{self, Node, Tree};
 
-use super::Scene;
+use super::{NOTICES, Scene, wait_for};
 
 /// A checkpoint of one file that no other has a byte of.
 fn put(scene: &Scene, run: &str, seed: u64, bytes: usize) {
@@ -47,4 +49,55 @@ fn one_that_is_slow_to_open_keeps_nobody_else_waiting() {
     });
     // A signal would be strace's.
     mount.umount();
+}
+
+#[test]
+fn why_a_file_can_not_be_read_is_told_once_and_with_its_cause() {
+    if !mountable() || !has_program("strace") {
+        return;
+    }
+    let scene = Scene::new();
+    put(&scene, "r", 1, 3_000_000);
+    let pack = files(&scene.lab.store().canonicalize().unwrap().join("packs")).remove(0);
+    let calls = scene.lab.path("calls");
+    let strace = ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:error=EIO", "-o"];
+    let wrapper = strace.iter().map(OsStr::new).chain([calls.as_os_str(), OsStr::new("-P"), pack.as_os_str()]);
+    let mount = Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).under(wrapper).start();
+    let file = File::open(mount.path("r/step-1/model.bin")).unwrap();
+    for at in 0..20 {
+        assert_eq!(file.read_at(&mut [0; 10], at * 100_000).unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    let told = format!("can't open {}: Input/output error (os error 5)\n", pack.display());
+    assert_eq!(mount.log().matches("can't open").count(), 1, "{}", mount.log());
+    assert!(mount.log().contains(&told), "{}", mount.log());
+    drop(file);
+    // A signal would be strace's.
+    mount.umount();
+}
+
+#[test]
+fn why_nothing_changes_any_more_is_told_once() {
+    if !mountable() {
+        return;
+    }
+    let scene = Scene::new();
+    put(&scene, "r", 1, 100_000);
+    let mount = scene.mount();
+    let lines = |text: &str| mount.log().lines().filter(|line| line.contains(text)).count();
+    let (head, aside) = (scene.lab.store().join("HEAD"), scene.lab.path("HEAD.aside"));
+    fs::rename(&head, &aside).unwrap();
+    wait_for("it is told", NOTICES, || lines("what is shown stays as it was") > 0);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(lines("what is shown stays as it was"), 1, "{}", mount.log());
+    assert!(mount.path("r/step-1/model.bin").is_file());
+    // What keeps a file from being opened is told as well, here while nothing else is.
+    for _ in 0..5 {
+        assert!(File::open(mount.path("r/step-1/model.bin")).is_err());
+    }
+    assert_eq!(lines("HEAD is damaged: it is missing"), 2, "{}", mount.log());
+    fs::rename(&aside, &head).unwrap();
+    wait_for("it is told", NOTICES, || lines("the store can be read again") == 1);
+    put(&scene, "s", 2, 1000);
+    wait_for("it is shown", NOTICES, || mount.path("s/step-1/model.bin").is_file());
+    assert!(fs::read(mount.path("r/step-1/model.bin")).unwrap() == sample::noise(1, 100_000));
 }
