@@ -27,6 +27,7 @@ mod mountinfo;
 mod mounts;
 mod names;
 mod node;
+mod own_directory;
 mod place;
 mod runs;
 mod server;

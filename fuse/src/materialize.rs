@@ -2,10 +2,10 @@
 //! a reader wait, and never lets one fail: where it can't, files are read as before.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -16,12 +16,9 @@ use fuser::BackingId;
 use crate::files::{Files, join};
 use crate::laid::{Laid, Way};
 use crate::limits::{LAID_PAUSE, LAID_PIECE_BYTES, LAID_WAITING_MAX, TASK_BYTES};
+use crate::own_directory::OwnDirectory;
+use crate::told::causes;
 use crate::{Error, Log, Materialize, Materialized, Result};
-
-/// What the directory of one mount is called in the one that was asked for, before the number of its process.
-const PREFIX: &str = "ckpt-mount-";
-/// The file that a mount holds locked as long as it lives, in its directory.
-const LOCK: &str = "lock";
 
 /// The files that are laid down.
 pub struct Materializer {
@@ -31,15 +28,12 @@ pub struct Materializer {
 
 struct Shared {
     directory: PathBuf,
-    /// The mount's own directory; gone with it.
-    own: PathBuf,
+    own: OwnDirectory,
     bytes_max: u64,
     files: Arc<Files>,
     log: Arc<dyn Log>,
     inside: Mutex<Inside>,
     came: Condvar,
-    /// Held locked, which tells others that the directory is in use.
-    _lock: File,
 }
 
 struct Inside {
@@ -78,7 +72,7 @@ impl Materializer {
     /// Begins to lay files down in a directory of its own in `options.directory`; what dead mounts left there is removed.
     pub fn start(options: &Materialize, files: Arc<Files>, log: Arc<dyn Log>) -> Result<Self> {
         let failed = |source| Error::Io { what: format!("can't use {}", options.directory.display()), source };
-        let (own, lock) = own_directory(&options.directory).map_err(failed)?;
+        let own = OwnDirectory::new(&options.directory).map_err(failed)?;
         let inside = Inside {
             laid: Laid::new(options.bytes_max),
             waiting: VecDeque::new(),
@@ -95,7 +89,6 @@ impl Materializer {
             log,
             inside: Mutex::new(inside),
             came: Condvar::new(),
-            _lock: lock,
         });
         let working = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("ckpt-lay-down".into()).spawn(move || working.work());
@@ -111,7 +104,7 @@ impl Materializer {
     /// have it. No more than it takes: the mount itself counts as one more than that.
     pub fn depth(&self) -> u32 {
         const OVERLAY: u64 = 0x794c_7630;
-        let is_overlay = rustix::fs::statfs(&self.shared.own).is_ok_and(|about| about.f_type as u64 == OVERLAY);
+        let is_overlay = rustix::fs::statfs(self.shared.own.path()).is_ok_and(|about| about.f_type as u64 == OVERLAY);
         if is_overlay { 2 } else { 1 }
     }
 
@@ -176,7 +169,7 @@ impl Materializer {
         if inside.why_not.is_some() {
             return None;
         }
-        let Ok(file) = self.shared.laid_file(opening.ino, opening.body.len()) else {
+        let Ok(file) = self.shared.own.open(opening.ino, opening.body.len()) else {
             // Somebody has tidied up there.
             inside.laid.gone(opening.ino);
             return None;
@@ -205,7 +198,6 @@ impl Drop for Materializer {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = fs::remove_dir_all(&self.shared.own);
     }
 }
 
@@ -220,18 +212,6 @@ impl Shared {
             inside.waiting.clear();
             self.log.line(&format!("files are not laid down: {why}"));
         }
-    }
-
-    fn path(&self, ino: u64) -> PathBuf {
-        self.own.join(format!("{ino:016x}"))
-    }
-
-    /// A file that is laid down, if it is what was laid down.
-    fn laid_file(&self, ino: u64, len: u64) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(self.path(ino))?;
-        let about = file.metadata()?;
-        let is_sound = about.is_file() && about.len() == len && about.uid() == rustix::process::geteuid().as_raw();
-        is_sound.then_some(file).ok_or_else(|| ErrorKind::InvalidData.into())
     }
 
     fn work(&self) {
@@ -252,8 +232,10 @@ impl Shared {
                 continue;
             };
             drop(inside);
-            going.iter().for_each(|ino| drop(fs::remove_file(self.path(*ino))));
-            let outcome = self.lay_down(&task);
+            going.iter().for_each(|ino| self.own.remove(*ino));
+            // One that panics, which the log then has, is not the end of the thread.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.lay_down(&task)))
+                .unwrap_or_else(|_| Err(Failed::Read("laying it down panicked".into())));
             let mut inside = self.lock();
             match outcome {
                 Ok(()) => {
@@ -269,7 +251,7 @@ impl Shared {
                         }
                     }
                     drop(inside);
-                    let _ = fs::remove_file(self.path(task.ino));
+                    self.own.remove(task.ino);
                     match why {
                         Failed::Ended => {}
                         Failed::Read(error) => self.log.line(&format!("{} is not laid down: {error}", task.name)),
@@ -289,8 +271,7 @@ impl Shared {
     }
 
     fn write(&self, task: &Task, handle: u64) -> std::result::Result<(), Failed> {
-        let path = self.path(task.ino);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Failed::Write)?;
+        let mut file = self.own.create(task.ino).map_err(Failed::Write)?;
         // In large pieces at multiples of their length: the kernel then keeps the file in large pages, and maps it in large pages.
         let mut piece = Vec::with_capacity(LAID_PIECE_BYTES as usize);
         let mut at = 0;
@@ -327,7 +308,7 @@ enum Failed {
 
 impl Failed {
     fn read(error: ckpt_store::Error) -> Self {
-        Self::Read(error.to_string())
+        Self::Read(causes(&error))
     }
 }
 
@@ -335,53 +316,4 @@ impl Failed {
 fn lasts(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT | Errno::IO))
-}
-
-/// Opens no link that somebody has put in a file's place.
-const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-
-/// Makes a directory that nobody else has, and removes those whose mounts are no more.
-fn own_directory(directory: &Path) -> io::Result<(PathBuf, File)> {
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        made => made?,
-    }
-    if rustix::process::geteuid().is_root() && !belongs_to_root(&fs::metadata(directory)?) {
-        return Err(io::Error::new(ErrorKind::PermissionDenied, "others than root may write to it"));
-    }
-    let mut how = OpenOptions::new();
-    how.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
-    let lock_file = |path: &Path| how.open(path);
-    // Held until the new directory's own lock is taken, so that nobody takes it for one that was left behind.
-    let all = lock_file(&directory.join("ckpt-mounts.lock"))?;
-    all.lock()?;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if !is_one || !entry.file_type()?.is_dir() {
-            continue;
-        }
-        // Where it can't be known whether it is in use, it stays.
-        if lock_file(&entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-    // A number of a process comes again, also while one of another machine or container lives.
-    for nr in 0..u32::MAX {
-        let own = directory.join(format!("{PREFIX}{}-{nr}", std::process::id()));
-        match fs::DirBuilder::new().mode(0o700).create(&own) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-            made => made?,
-        }
-        let lock = lock_file(&own.join(LOCK))?;
-        lock.lock()?;
-        return Ok((own, lock));
-    }
-    Err(ErrorKind::AlreadyExists.into())
-}
-
-/// Whether root alone may put something there: who else could would choose what everybody reads, and where root writes.
-fn belongs_to_root(directory: &Metadata) -> bool {
-    let writes = |bits: u32| directory.mode() & bits != 0;
-    directory.uid() == 0 && !writes(0o002) && (directory.gid() == 0 || !writes(0o020))
 }

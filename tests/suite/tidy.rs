@@ -31,7 +31,7 @@ const FUSE_RANKS: &[&[&str]] = &[
     &["workers", "ahead", "held", "directory", "manifests", "listing", "answers", "mountinfo"],
     &["checkpoint", "tree"],
     &["members", "views", "inodes"],
-    &["told"],
+    &["told", "own_directory"],
     &["node", "names", "xattrs", "limits", "errno", "error", "runs"],
 ];
 
