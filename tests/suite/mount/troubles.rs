@@ -52,6 +52,26 @@ fn one_that_is_slow_to_open_keeps_nobody_else_waiting() {
 }
 
 #[test]
+fn many_checkpoints_are_open_at_a_time() {
+    if !mountable() {
+        return;
+    }
+    let scene = Scene::new();
+    // Each in packs of its own, which stay open for a while.
+    let runs: Vec<String> = (0..60).map(|nr| format!("r{nr}")).collect();
+    runs.iter().zip(0..).for_each(|(run, nr)| put(&scene, run, nr, 50_000));
+    let few = ["sh", "-c", "ulimit -Sn 100; exec \"$@\"", "sh"];
+    let mount = Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).under(few).start();
+    let open = |run: &String| File::open(mount.path(run).join("step-1/model.bin")).unwrap();
+    let open: Vec<File> = runs.iter().map(open).collect();
+    for (file, nr) in open.iter().zip(0..) {
+        let mut bytes = vec![0; 50_000];
+        file.read_exact_at(&mut bytes, 0).unwrap_or_else(|error| panic!("{nr}: {error}: {}", mount.log()));
+        assert!(bytes == sample::noise(nr, 50_000));
+    }
+}
+
+#[test]
 fn why_a_file_can_not_be_read_is_told_once_and_with_its_cause() {
     if !mountable() || !has_program("strace") {
         return;

@@ -87,7 +87,17 @@ fn stop() -> Stop {
     }
 }
 
+/// Lets this process have as many files open as it may: each checkpoint of which somebody has a file open takes up to ten, and the
+/// usual thousand is enough for a hundred.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused leaves it as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
 fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready), Failure> {
+    raise_open_files();
     let directory = place(dir)?;
     let store = Arc::new(ckpt_store::Store::open(&ckpt_fuse::real(&context.locate()?))?);
     let mut warm = Vec::new();
