@@ -216,6 +216,26 @@ fn a_log_is_a_file_in_a_directory_that_is_there() {
 }
 
 #[test]
+fn a_log_that_is_removed_begins_anew() {
+    if !mountable() {
+        return;
+    }
+    let mut desk = Desk::new();
+    desk.mount(&[]);
+    fs::remove_file(desk.log()).unwrap();
+    let (head, aside) = (desk.lab.store().join("HEAD"), desk.lab.path("HEAD.aside"));
+    fs::rename(&head, &aside).unwrap();
+    let told = || fs::read_to_string(desk.log()).unwrap_or_default();
+    wait_for("it is told", SOON, || {
+        told().contains(": what is shown stays as it was until the store can be read: HEAD")
+    });
+    fs::rename(&aside, &head).unwrap();
+    wait_for("it is told", SOON, || told().ends_with(": the store can be read again\n"));
+    desk.verb("umount", &[]).expect(0);
+    desk.assert_gone();
+}
+
+#[test]
 fn files_are_laid_down_apart_from_the_store() {
     if !mountable() {
         return;

@@ -60,9 +60,9 @@ impl Log {
         Ok(Self { mount: printable(&mount.to_string_lossy()), path, file, has_stderr })
     }
 
-    /// Starts the file anew when it is too long. Several mounts may write to one: another one may have done so before.
+    /// Starts the file anew when it is too long, or was removed. Several mounts may write to one: another one may have done so before.
     fn renew(&self, file: &mut File, path: &Path) {
-        if file.metadata().is_ok_and(|about| about.len() < BYTES_MAX) {
+        if file.metadata().is_ok_and(|about| about.len() < BYTES_MAX && about.nlink() > 0) {
             return;
         }
         // While one renames, the others wait; then they find that the name means another file.
