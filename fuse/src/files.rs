@@ -4,15 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use ckpt_store::{
-    Body, CheckpointId, ChunkId, Error, OpenCheckpoint, Progress, Quiet, ReadCache, Result, Slice, Store,
-};
-use fuser::{INodeNo, Notifier};
+use ckpt_store::{Body, CheckpointId, ChunkId, Error, OpenCheckpoint, Quiet, ReadCache, Result, Slice, Store};
+use fuser::Notifier;
 
 use crate::Log;
-use crate::ahead::{Next, Reach, Streams};
+use crate::ahead::{Next, Reach};
+use crate::handle::Handle;
 use crate::held::Held;
-use crate::limits::{AHEAD_BYTES, LINGER, PAGE_BYTES, TOLD_MAX};
+use crate::limits::{AHEAD_BYTES, LINGER, TOLD_MAX};
 use crate::told::{Told, causes};
 use crate::workers::Workers;
 
@@ -49,50 +48,6 @@ pub struct Usage {
     pub damaged_chunks: u64,
 }
 
-/// An open file.
-pub struct Handle {
-    /// What the kernel knows it by.
-    inode: u64,
-    checkpoint: RwLock<Arc<OpenCheckpoint>>,
-    body: Arc<Body>,
-    streams: Mutex<Streams>,
-    /// Whether something was decoded ahead of late.
-    is_read_on: AtomicBool,
-}
-
-impl Handle {
-    /// Has a range decoded, by this thread.
-    pub fn bring(&self, offset: u64, len: u64, progress: &dyn Progress) -> Result<()> {
-        self.checkpoint().bring(&self.body, offset, len, progress)
-    }
-
-    /// Gives what is decoded together with a byte to the kernel's page cache, by this thread.
-    pub fn give(&self, offset: u64, kernel: &Notifier) -> Result<()> {
-        let checkpoint = self.checkpoint();
-        let around = checkpoint.around(&self.body, offset);
-        // Of a page that is not whole the kernel takes nothing.
-        let start = around.start.next_multiple_of(PAGE_BYTES);
-        let end = if around.end == self.body.len() { around.end } else { around.end / PAGE_BYTES * PAGE_BYTES };
-        if start < end {
-            let slices = checkpoint.slices(&self.body, start, end - start, &Quiet)?;
-            let mut bytes = Vec::with_capacity((end - start) as usize);
-            join(&slices, &mut bytes);
-            // It may have dropped the file, and loses nothing by not having this.
-            let _ = kernel.store(INodeNo(self.inode), start, &bytes);
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&self) -> Arc<OpenCheckpoint> {
-        Arc::clone(&self.checkpoint.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Puts slices behind what `bytes` holds.
-pub fn join(slices: &[Slice], bytes: &mut Vec<u8>) {
-    slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
-}
-
 impl Files {
     /// No file yet, and `threads` threads that decode ahead.
     pub fn start(
@@ -127,10 +82,9 @@ impl Files {
 
     /// Opens a file of a checkpoint, which the kernel knows by an inode; answers the number of its handle.
     pub fn open(&self, checkpoint: CheckpointId, inode: u64, body: Arc<Body>) -> Result<u64> {
-        let checkpoint = RwLock::new(self.checkpoint(checkpoint)?);
+        let handle = Arc::new(Handle::new(self.checkpoint(checkpoint)?, inode, body));
         let number = self.number();
-        let handle = Handle { inode, checkpoint, body, streams: Mutex::default(), is_read_on: AtomicBool::new(false) };
-        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(handle));
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(number, handle);
         Ok(number)
     }
 
@@ -150,21 +104,17 @@ impl Files {
     /// The bytes of an open file from `offset` on, `len` of them or those up to its end. None for a handle that is not open.
     pub fn read(&self, handle: u64, offset: u64, len: u64) -> Option<Result<Vec<Slice>>> {
         let handle = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()?;
-        let next = {
-            let mut streams = handle.streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.read(offset, len, self.reach(), |at| handle.body.border_after(at))
-        };
+        let next = handle.follow(offset, len, self.reach());
         if let Next::Ahead(range) = &next {
-            handle.is_read_on.store(true, Ordering::Relaxed);
-            self.workers.decode(&handle, range.start..range.end.min(handle.body.len()));
+            self.workers.decode(&handle, range.clone());
         }
         let checkpoint = handle.checkpoint();
-        let mut read = checkpoint.slices(&handle.body, offset, len, &Quiet);
+        let mut read = handle.read(&checkpoint, offset, len);
         if let Err(Error::Damaged(_)) = &read
             && let Some(again) = self.checkpoints.again(&checkpoint)
         {
-            *handle.checkpoint.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&again);
-            read = again.slices(&handle.body, offset, len, &Quiet);
+            read = handle.read(&again, offset, len);
+            handle.go_on_in(again);
         }
         match &read {
             Err(error) => self.tell(error),
@@ -189,7 +139,7 @@ impl Files {
     /// Counts the handles that are read on, and lets go of checkpoints of which no file has been open for a while.
     fn rest(&self) {
         let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
-        let read_on = handles.values().filter(|handle| handle.is_read_on.swap(false, Ordering::Relaxed)).count();
+        let read_on = handles.values().filter(|handle| handle.was_read_on()).count();
         drop(handles);
         self.read_on.store(read_on as u64, Ordering::Relaxed);
         self.checkpoints.rest();

@@ -12,6 +12,7 @@ mod errno;
 mod error;
 mod facts;
 mod files;
+mod handle;
 mod held;
 mod inodes;
 mod laid;

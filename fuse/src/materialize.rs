@@ -13,7 +13,8 @@ use std::time::Instant;
 use ckpt_store::{Body, CheckpointId};
 use fuser::BackingId;
 
-use crate::files::{Files, join};
+use crate::files::Files;
+use crate::handle::join;
 use crate::laid::{Laid, Way};
 use crate::limits::{LAID_PAUSE, LAID_PIECE_BYTES, LAID_WAITING_MAX, TASK_BYTES};
 use crate::own_directory::OwnDirectory;

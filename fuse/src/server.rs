@@ -18,7 +18,8 @@ use fuser::{
 
 use crate::errno::errno;
 use crate::facts::{Facts, Sources};
-use crate::files::{Files, join};
+use crate::files::Files;
+use crate::handle::join;
 use crate::limits::{BACKGROUND_REQUESTS, REQUEST_BYTES, THREADS};
 use crate::materialize::{Materializer, Opening};
 use crate::metadata::Metadata;

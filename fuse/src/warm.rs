@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ckpt_store::{Body, CheckpointId};
 use fuser::{INodeNo, Notifier};
 
-use crate::files::{Files, join};
+use crate::files::Files;
+use crate::handle::join;
 use crate::limits::REQUEST_BYTES;
 use crate::metadata::Metadata;
 use crate::told::causes;

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use ckpt_store::{Notice, Progress, Stage};
 use fuser::Notifier;
 
-use crate::files::Handle;
+use crate::handle::Handle;
 use crate::limits::{TASK_BYTES, TASKS_MAX};
 
 /// The threads; they end when it is dropped.
