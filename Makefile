@@ -53,10 +53,10 @@ test: ## builds and runs every test, those of the Python package too, then the c
 	@$(ENV) if cargo clippy --version >/dev/null 2>&1; then cargo clippy $(FLAGS) --all-targets -- -D warnings; \
 		else echo "clippy is not installed: lints were not checked"; fi
 
-torture: ## every call fails in turn, 1,000 kills at random (KILLS= ROUNDS= SEED= ONLY=calls,stops,kills,full; WRITE=1 updates docs/reliability.md)
+torture: ## every call fails in turn, 1,000 kills at random, mounts (KILLS= STORM= ROUNDS= SEED= ONLY=calls,stops,kills,full,mounts; WRITE=1 updates docs/reliability.md)
 	@$(SETUP) build
 	@$(ENV) cargo build $(FLAGS)
-	@"$(TARGET)/release/torture" --date "$$(date -u +%F)" $(if $(KILLS),--kills $(KILLS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	@"$(TARGET)/release/torture" --date "$$(date -u +%F)" $(if $(KILLS),--kills $(KILLS)) $(if $(STORM),--storm $(STORM)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 bench: ## measures against other tools, side by side (ONLY="NAME..." chooses; WRITE=1 updates docs/benchmarks.md)

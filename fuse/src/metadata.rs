@@ -24,6 +24,7 @@ use crate::manifests::Manifests;
 use crate::node::{Attributes, Kind, Node, Row};
 use crate::told::{Told, causes};
 use crate::tree;
+use crate::tree::Tree;
 use crate::views::{SAFETENSORS, TENSORS};
 use crate::xattrs::{self, About};
 use crate::{Log, Result};
@@ -37,6 +38,8 @@ pub struct Metadata {
     owner: (u32, u32),
     log: Told,
     news: Mutex<News>,
+    /// Trees that were found to have changed before anybody looked for changes.
+    overtaken: Mutex<Vec<Arc<Tree>>>,
 }
 
 impl Metadata {
@@ -47,7 +50,8 @@ impl Metadata {
     pub fn new(store: Arc<Store>, runs: Option<&str>, owner: (u32, u32), log: Arc<dyn Log>) -> Result<Self> {
         let listing = Listing::new(Arc::clone(&store), runs)?;
         let (manifests, inodes) = (Manifests::default(), Inodes::new());
-        Ok(Self { store, listing, manifests, inodes, owner, log: Told::new(log), news: Mutex::default() })
+        let (log, news, overtaken) = (Told::new(log), Mutex::default(), Mutex::default());
+        Ok(Self { store, listing, manifests, inodes, owner, log, news, overtaken })
     }
 
     /// What is of this name in a directory, and counts that the kernel knows it.
@@ -297,6 +301,8 @@ impl Metadata {
     /// A checkpoint to look into, which may be one that was dropped as long as its manifest is there.
     fn inside(&self, id: CheckpointId) -> std::result::Result<Arc<Checkpoint>, Errno> {
         self.manifests.get(&self.store, id).map_err(|error| {
+            // Dropped and collected a moment ago is not damaged.
+            self.catch_up();
             let tree = self.listing.tree();
             let Some((_, entry)) = tree.checkpoint(id) else { return Errno::ESTALE };
             self.log.once(&format!("{} can't be shown: {}", ckpt_store::name_of(entry), self.why(&error)));

@@ -1,5 +1,6 @@
-//! What a test needs another process for that uses the library: prepares a part and stays until it is told to end, commits
-//! parts, or forks while it uses a store. Never checks anything: what it says and leaves is for the test to judge.
+//! What a test needs another process for that is not the command: prepares a part and stays until it is told to end, commits
+//! parts, or forks while it uses a store; or that reads a mount. Never judges but that: what else it says and leaves is for the
+//! test.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail by panicking")]
 
 use std::fs;
@@ -7,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use ckpt_store::{GcRequest, GetRequest, PartRequest, PutRequest, Quiet, Store};
+use ckpt_tests::storm::read_mount;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +17,9 @@ fn main() {
         ["prepare", store, out, ref paths @ ..] => prepare(Path::new(store), Path::new(out), paths),
         ["commit", store, run, step, ref parts @ ..] => commit(Path::new(store), run, step.parse().unwrap(), parts),
         ["fork", store, folder] => fork(Path::new(store), Path::new(folder)),
+        ["read-mount", at, truth, life, seed] => {
+            read_mount(Path::new(at), Path::new(truth), Path::new(life), seed.parse().unwrap());
+        }
         _ => panic!("{args:?} is nothing that it does"),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod desk;
+mod connection;
 pub mod disk;
 pub mod faults;
 pub mod gate;

@@ -14,9 +14,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-
+pub use crate::connection::{break_up, detach, minor_of};
 use crate::run::{Ran, binary, ckpt};
+use crate::shim::{Fault, Watch};
 
 /// How long a mount may take to be there, and a server to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,13 +67,15 @@ pub struct Mounting {
     limit: Duration,
     program: PathBuf,
     wrapper: Vec<OsString>,
+    fault: Option<(Fault, PathBuf)>,
 }
 
 impl Mounting {
     /// The store in `store` at the directory `at`, which is made when it is missing.
     pub fn new(store: &Path, at: &Path) -> Self {
         let (store, at) = (store.to_owned(), at.to_owned());
-        Self { store, at, args: Vec::new(), user: None, limit: LIMIT, program: binary(), wrapper: Vec::new() }
+        let (args, wrapper) = (Vec::new(), Vec::new());
+        Self { store, at, args, user: None, limit: LIMIT, program: binary(), wrapper, fault: None }
     }
 
     /// With these arguments more.
@@ -108,6 +110,13 @@ impl Mounting {
     #[must_use]
     pub fn under<A: AsRef<OsStr>>(mut self, program: impl IntoIterator<Item = A>) -> Self {
         self.wrapper = program.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// With the layer under the server that lets a call on a path below `root` fail.
+    #[must_use]
+    pub fn faulty(mut self, fault: Fault, root: &Path) -> Self {
+        self.fault = Some((fault, root.to_owned()));
         self
     }
 
@@ -149,9 +158,10 @@ impl Mounting {
         let [to_log, to_out] = [&log, &out].map(|path| File::create(path).expect("a file beside it can be written"));
         let mut serve = self.command();
         serve.stdin(Stdio::null()).stdout(to_out).stderr(to_log);
+        let watch = self.fault.as_ref().map(|(fault, root)| fault.under(&mut serve, root));
         let server = serve.spawn().expect("the command starts");
         let (told, watched) = channel();
-        let mut mount = Mount { store: self.store, at, log, server, stays: false, watchdog: None };
+        let mut mount = Mount { store: self.store, at, log, server, watch, stays: false, watchdog: None };
         let started = Instant::now();
         let minor = loop {
             // It says so when it has been looked at.
@@ -185,6 +195,8 @@ pub struct Mount {
     at: PathBuf,
     log: PathBuf,
     server: Child,
+    /// What the layer under it has seen, where there is one.
+    watch: Option<Watch>,
     /// Whether the server is no more, or is not to be judged.
     stays: bool,
     watchdog: Option<Watchdog>,
@@ -218,6 +230,11 @@ impl Mount {
     /// The process that answers.
     pub fn server(&self) -> u32 {
         self.server.id()
+    }
+
+    /// Whether a call of the server failed that was to.
+    pub fn has_failed(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.fired().is_some())
     }
 
     /// What the server has said so far.
@@ -323,62 +340,4 @@ impl Drop for Mount {
             panic!("{wrong}: {}", self.log());
         }
     }
-}
-
-/// Wakes everybody who waits for a mount, with an error, takes it away and kills its server: also one that waits for itself,
-/// whom no signal ends before.
-pub fn break_up(at: &Path, minor: u32, server: u32) {
-    abort(minor);
-    detach(at);
-    if server != 0 {
-        // SAFETY: a signal to a child that was not waited for yet, so that nobody else has its number.
-        unsafe { libc::kill(server.cast_signed(), libc::SIGKILL) };
-    }
-}
-
-/// Ends a connection, by the file system that lists them. Not every machine has that mounted.
-fn abort(minor: u32) {
-    let file = |connections: &Path| connections.join(minor.to_string()).join("abort");
-    if fs::write(file(Path::new("/sys/fs/fuse/connections")), "1").is_ok() {
-        return;
-    }
-    let Ok(here) = tempfile::tempdir() else { return };
-    if mount("fusectl", here.path(), "fusectl", MountFlags::empty(), None).is_ok() {
-        let _ = fs::write(file(here.path()), "1");
-        let _ = unmount(here.path(), UnmountFlags::DETACH);
-    }
-}
-
-/// Takes a mount out of the tree, whoever still uses it.
-pub fn detach(at: &Path) {
-    if unmount(at, UnmountFlags::DETACH).is_err() {
-        let _ = Command::new("fusermount3").arg("-uz").arg(at).stderr(Stdio::null()).status();
-    }
-}
-
-/// The number of the FUSE file system that is mounted at `at`, which its connection goes by. Asks the kernel, and never the
-/// file system.
-pub fn minor_of(at: &Path) -> Option<u32> {
-    let mounts = fs::read("/proc/thread-self/mountinfo").expect("it tells of mounts");
-    let fields = |line: &[u8]| -> Option<(u32, PathBuf, bool)> {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let minor = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?.1.parse().ok()?;
-        let is_fuse = fields.iter().any(|field| *field == b"fuse" || field.starts_with(b"fuse."));
-        Some((minor, PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?))), is_fuse))
-    };
-    let found = mounts.split(|byte| *byte == b'\n').filter_map(fields).rfind(|(_, path, _)| path == at);
-    found.filter(|(.., is_fuse)| *is_fuse).map(|(minor, ..)| minor)
-}
-
-/// A path as mountinfo writes it: blanks and the like as a backslash and three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, others @ ..] = rest {
-        let octal = others.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &others[3..] } else { others };
-    }
-    path
 }

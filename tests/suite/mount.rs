@@ -10,6 +10,7 @@ mod memory;
 mod mutations;
 mod own_mount;
 mod passthrough;
+mod raging;
 mod reads;
 mod refused;
 mod shown;

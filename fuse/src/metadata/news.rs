@@ -43,6 +43,8 @@ impl Metadata {
             }
             news.before.push(Before { tree: before, is_due: true, refused: 0 });
         }
+        let overtaken = std::mem::take(&mut *self.overtaken.lock().unwrap_or_else(PoisonError::into_inner));
+        news.before.extend(overtaken.into_iter().map(|tree| Before { tree, is_due: true, refused: 0 }));
         let now = self.listing.tree();
         news.before.retain_mut(|before| {
             // Answers may come after the news: then all that has changed since, of which some was told before they were out.
@@ -60,6 +62,14 @@ impl Metadata {
             comes_again || (before.is_due && before.refused < TELLS_MAX)
         });
         is_well
+    }
+
+    /// Learns what changed in the store, for one who came upon something that is gone: whoever asks again by its name is told what
+    /// is there now. Leaves it to [`Self::look`] to tell the kernel, which may be waiting for this very answer.
+    pub fn catch_up(&self) {
+        if let Ok(Some((before, _))) = self.listing.look() {
+            self.overtaken.lock().unwrap_or_else(PoisonError::into_inner).push(before);
+        }
     }
 
     /// Tells people when what is shown begins to be old, and when it is no longer.

@@ -1,12 +1,18 @@
 //! Six writers, a gc loop with random rules and a reader on one store, all of them the real command, all killed at random
 //! times. What must be there is told by what the commands said and, where one was killed, by HEAD: done or not, nothing else.
+//! If wanted, with mounts of the store beside it, which are read all the time.
 
+mod checks;
 mod figures;
+mod looks;
+mod mounts;
+mod others;
+mod reader;
 mod runs;
+mod truth;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,11 +22,12 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-pub use self::figures::Figures;
 use self::figures::stage;
-use self::runs::{CONTENTS, Kept, Rules, Run, model};
-use crate::lab::{Lab, leftovers, names};
-use crate::mounts::free_bytes;
+pub use self::figures::{Figures, Mounted};
+pub use self::reader::read_mount;
+use self::runs::{CONTENTS, Kept, Rules, Run, Size, model};
+use self::truth::Truth;
+use crate::lab::Lab;
 use crate::run::Ran;
 use crate::shim::{Fault, Watch};
 
@@ -38,15 +45,38 @@ pub struct Plan {
     pub commits: usize,
     /// ... or when the time is up.
     pub longest: Duration,
+    /// But not before this.
+    pub shortest: Duration,
     /// Whether the disk is full half of the time.
     pub full: bool,
+    /// Whether the store is mounted meanwhile; then everybody takes their time, so that what they store can be looked at.
+    pub mounts: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let (seed, kills, commits) = (1, 0, 0);
+        Self {
+            seed,
+            kills,
+            commits,
+            longest: Duration::from_secs(60),
+            shortest: Duration::ZERO,
+            full: false,
+            mounts: false,
+        }
+    }
 }
 
 struct Storm<'a> {
     lab: &'a Lab,
     plan: Plan,
-    ends_at: Instant,
+    started: Instant,
     stop: AtomicBool,
+    /// Nobody changes the store any more.
+    calm: AtomicBool,
+    /// What there is, for those who read a mount.
+    truth: Truth,
     kills: AtomicUsize,
     runs: Vec<Mutex<Run>>,
     /// Runs that a gc waits for: their writers let it go first.
@@ -65,8 +95,10 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
     let storm = Storm {
         lab,
         plan,
-        ends_at: started + plan.longest,
+        started,
         stop: AtomicBool::new(false),
+        calm: AtomicBool::new(false),
+        truth: Truth::new(lab.path("truth"), WRITERS),
         kills: AtomicUsize::new(0),
         runs: (0..WRITERS).map(|_| Mutex::default()).collect(),
         wanted: (0..WRITERS).map(|_| AtomicBool::new(false)).collect(),
@@ -86,8 +118,18 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
         if plan.full {
             started.push(scope.spawn(|| storm.repeat(500, |rng, _| storm.fill(rng))));
         }
-        for thread in started {
-            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let looking: Vec<std::thread::ScopedJoinHandle<'_, Mounted>> = if plan.mounts {
+            mounts::KINDS.iter().map(|kind| scope.spawn(move || storm.guard(|| mounts::keep(storm, *kind)))).collect()
+        } else {
+            Vec::new()
+        };
+        let ended: Vec<_> = started.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        storm.calm.store(true, Ordering::SeqCst);
+        let looked: Vec<_> = looking.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        // Who failed first is not known: all have told it.
+        ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| resume_unwind(panic)));
+        for mounted in looked {
+            lock(&storm.figures).mounted.add(&mounted.unwrap_or_else(|panic| resume_unwind(panic)));
         }
     });
     storm.settle();
@@ -102,17 +144,36 @@ impl Storm<'_> {
     fn repeat(&self, salt: u64, mut once: impl FnMut(&mut SmallRng, u64)) {
         let mut rng = SmallRng::seed_from_u64(self.plan.seed.wrapping_mul(1000) + salt);
         for nr in 1.. {
-            if self.is_enough() || Instant::now() > self.ends_at || self.stop.load(Ordering::SeqCst) {
+            if self.is_enough() || self.started.elapsed() > self.plan.longest || self.stop.load(Ordering::SeqCst) {
                 break;
             }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| once(&mut rng, nr))) {
-                self.stop.store(true, Ordering::SeqCst);
-                resume_unwind(panic);
-            }
+            self.guard(|| once(&mut rng, nr));
         }
     }
 
+    /// Does something; when it fails everything ends.
+    fn guard<T>(&self, once: impl FnOnce() -> T) -> T {
+        catch_unwind(AssertUnwindSafe(once)).unwrap_or_else(|panic| {
+            self.stop.store(true, Ordering::SeqCst);
+            resume_unwind(panic)
+        })
+    }
+
+    /// Waits for a random time of this order, a longer one where somebody looks at what is there.
+    fn pause(&self, rng: &mut SmallRng, ms: u64) {
+        let ms = if self.plan.mounts { 300 + ms * 20 } else { ms };
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..ms)));
+    }
+
+    /// What a writer puts.
+    fn model(&self, writer: usize, content: u64) -> Vec<u8> {
+        model(writer as u64, content, if self.plan.mounts { Size::Large } else { Size::Small })
+    }
+
     fn is_enough(&self) -> bool {
+        if self.plan.shortest > self.started.elapsed() {
+            return false;
+        }
         let figures = lock(&self.figures);
         // A disk that refused nobody was not full yet.
         let was_full = !self.plan.full || figures.refused.contains_key("put");
@@ -191,6 +252,7 @@ impl Storm<'_> {
         let ran = match (rng.random_range(0..10), some) {
             (0, Some(step)) => {
                 after.remove(&step);
+                self.truth.begin(writer, &before, &after);
                 self.command("rm", 0.3, rng, &[], &[&"rm", &format!("{name}@{step}")])
             }
             (1, Some(step)) => {
@@ -198,27 +260,35 @@ impl Storm<'_> {
                 self.command("tag", 0.3, rng, &[], &[&"tag", &format!("{name}@{step}"), &"kept"])
             }
             _ => {
-                let bytes = model(writer as u64, rng.random_range(0..CONTENTS));
+                let content = rng.random_range(0..CONTENTS);
+                let bytes = self.model(writer, content);
                 let loss = rng.random_range(0.0..1.0);
-                let kept = Kept { hash: *blake3::hash(&bytes).as_bytes(), loss, tagged: false };
-                after.insert(nr, kept);
+                let kept = Kept { hash: *blake3::hash(&bytes).as_bytes(), content, loss, tagged: false, stored: nr };
+                let step = some.filter(|_| rng.random_bool(0.2)).unwrap_or(nr);
+                after.insert(step, kept);
                 let source = self.lab.write(format!("{name}.safetensors"), &bytes);
-                let (step, metric) = (nr.to_string(), format!("loss={loss}"));
-                let args: [&dyn AsRef<OsStr>; 8] =
-                    [&"put", &source, &"--run", &name, &"--step", &step, &"--metric", &metric];
+                let (step, metric) = (step.to_string(), format!("loss={loss}"));
+                let mut args: Vec<&dyn AsRef<OsStr>> =
+                    vec![&"put", &source, &"--run", &name, &"--step", &step, &"--metric", &metric];
+                args.extend((after.len() == before.len()).then_some(&"--replace" as &dyn AsRef<OsStr>));
+                self.truth.begin(writer, &before, &after);
                 self.command("put", 0.7, rng, &[], &args)
             }
         };
         *run = self.decide(writer, &before, &after, &ran, ran.code == Some(5));
-        if run.len() > before.len() {
+        if run.iter().any(|(step, kept)| before.get(step).is_none_or(|before| before.stored != kept.stored)) {
             lock(&self.figures).committed += 1;
+        }
+        drop(run);
+        if self.plan.mounts {
+            self.pause(rng, 0);
         }
     }
 
     /// Finds out whether a command did what it should, and insists that it did that or nothing.
     fn decide(&self, writer: usize, before: &Run, after: &Run, ran: &Ran, refused: bool) -> Run {
         let now = self.listed(writer);
-        let is = |run: &Run| now == run.iter().map(|(step, kept)| (*step, kept.tagged)).collect();
+        let is = |run: &Run| now == seen(run);
         let (done, undone) = (is(after), is(before));
         assert!(done || undone, "w{writer}: neither {before:?} nor {after:?}, but {now:?}, after {ran:?}");
         if ran.code == Some(0) {
@@ -229,21 +299,24 @@ impl Storm<'_> {
         if ran.code.is_none() && done && before != after {
             lock(&self.figures).late += 1;
         }
-        if done { after.clone() } else { before.clone() }
+        let run = if done { after } else { before };
+        self.truth.settle(writer, run);
+        run.clone()
     }
 
-    /// What the store says of a run: its steps, and which have a tag.
-    fn listed(&self, writer: usize) -> BTreeMap<u64, bool> {
+    /// What the store says of a run: its steps, which have a tag, and the metric of each, by which each put is known.
+    fn listed(&self, writer: usize) -> BTreeMap<u64, (bool, f64)> {
         let entries = self.lab.open().checkpoints().expect("HEAD can be read at any time");
         let mine = entries.into_iter().filter(|entry| entry.run == format!("w{writer}"));
-        mine.map(|entry| (entry.step.expect("all have a step"), !entry.tags.is_empty())).collect()
+        mine.map(|entry| (entry.step.expect("all have a step"), (!entry.tags.is_empty(), entry.metrics["loss"])))
+            .collect()
     }
 
     /// The gc loop: frees what nothing uses, beside everything else.
     fn collect(&self, rng: &mut SmallRng) {
         // The other loop may be the one that runs already.
         self.command("gc", 0.5, rng, &[6], &[&"gc"]);
-        std::thread::sleep(Duration::from_millis(rng.random_range(0..40)));
+        self.pause(rng, 40);
     }
 
     /// A gc with rules for some of the runs, which only then must not be changed by their writers.
@@ -256,6 +329,7 @@ impl Storm<'_> {
         let rules = Rules::random(rng);
         let args = rules.args(&format!("w[{from}-{to}]"));
         let args: Vec<&dyn AsRef<OsStr>> = args.iter().map(|arg| arg as &dyn AsRef<OsStr>).collect();
+        (from..=to).zip(&runs).for_each(|(writer, run)| self.truth.begin(writer, run, &rules.keep(run)));
         let ran = self.command("gc with rules", 0.5, rng, &[6], &args);
         for (writer, run) in (from..=to).zip(&mut runs) {
             let before = run.clone();
@@ -264,84 +338,13 @@ impl Storm<'_> {
         }
         drop(runs);
         self.wanted[from..=to].iter().for_each(|wanted| wanted.store(false, Ordering::SeqCst));
-        std::thread::sleep(Duration::from_millis(rng.random_range(0..40)));
+        self.pause(rng, 40);
     }
+}
 
-    /// Verifies the store, whatever goes on in it.
-    fn verify(&self, rng: &mut SmallRng) {
-        self.command("verify", 0.3, rng, &[], &[&"verify"]);
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..200)));
-    }
-
-    /// Gets one checkpoint and compares it.
-    fn read(&self, nr: u64, rng: &mut SmallRng) {
-        let writer = rng.random_range(0..WRITERS);
-        let listed = self.listed(writer);
-        let Some(step) = listed.keys().nth(rng.random_range(0..listed.len().max(1))).copied() else { return };
-        let dest = self.lab.path(format!("out/{nr}"));
-        fs::create_dir_all(dest.parent().expect("it is in a directory")).expect("directories can be made");
-        let ran = self.command("get", 0.4, rng, &[3], &[&"get", &format!("w{writer}@{step}"), &dest]);
-        let there = dest.exists();
-        assert_eq!(there, ran.code == Some(0) || (ran.code.is_none() && there), "{ran:?}");
-        if there {
-            self.compare(writer, step, &fs::read(&dest).expect("a file can be read"));
-        }
-        if ran.code == Some(3) {
-            let left = self.listed(writer);
-            assert!(!left.contains_key(&step), "w{writer}@{step} is there and was not found");
-        }
-        fs::remove_dir_all(dest.parent().expect("it is in a directory")).expect("a directory can be removed");
-    }
-
-    /// Bytes that came back are those of this checkpoint: all contents are known by writer and number.
-    fn compare(&self, writer: usize, step: u64, bytes: &[u8]) {
-        // Dropped meanwhile, only that it is one of the writer's can be said.
-        let kept = lock(&self.runs[writer]).get(&step).map(|kept| kept.hash);
-        let hash = *blake3::hash(bytes).as_bytes();
-        match kept {
-            Some(kept) => assert!(kept == hash, "w{writer}@{step} came back as another"),
-            None => {
-                let is_one = (0..CONTENTS).any(|content| model(writer as u64, content) == bytes);
-                assert!(is_one, "w{writer}@{step} came back as nothing that was ever put");
-            }
-        }
-        lock(&self.figures).compared += 1;
-    }
-
-    /// Fills the disk for a while, and then gives the room back.
-    fn fill(&self, rng: &mut SmallRng) {
-        let ballast = self.lab.store().join("ballast");
-        let leave = rng.random_range(0..6) * 64 * 1024;
-        let free = usize::try_from(free_bytes(&self.lab.store())).expect("a small disk");
-        // Others write at the same time: full is full.
-        drop(fs::write(&ballast, vec![1; free.saturating_sub(leave)]));
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..400)));
-        drop(fs::remove_file(&ballast));
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..400)));
-    }
-
-    /// Nobody is left: everything is there, and two gcs leave nothing else.
-    fn settle(&self) {
-        drop(fs::remove_file(self.lab.store().join("ballast")));
-        self.lab.ok(&[&"verify"]);
-        for (writer, run) in self.runs.iter().enumerate() {
-            let run = lock(run).clone();
-            let kept: BTreeMap<u64, bool> = run.iter().map(|(step, kept)| (*step, kept.tagged)).collect();
-            assert_eq!(self.listed(writer), kept, "w{writer}");
-            for (step, kept) in run {
-                let got = self.lab.ok(&[&"get", &format!("w{writer}@{step}"), &"-"]);
-                assert!(*blake3::hash(&got.stdout).as_bytes() == kept.hash, "w{writer}@{step} came back as another");
-                lock(&self.figures).compared += 1;
-            }
-        }
-        self.lab.ok(&[&"gc"]);
-        self.lab.ok(&[&"gc"]);
-        assert_eq!(leftovers(&self.lab.store()), [""; 0]);
-        for folder in ["tmp", "sessions"] {
-            assert!(names(&self.lab.store().join(folder)).is_empty(), "{folder} holds something");
-        }
-        self.lab.ok(&[&"verify"]);
-    }
+/// What the store should say of a run.
+fn seen(run: &Run) -> BTreeMap<u64, (bool, f64)> {
+    run.iter().map(|(step, kept)| (*step, (kept.tagged, kept.loss))).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

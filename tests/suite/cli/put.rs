@@ -36,3 +36,23 @@ fn a_step_is_read_from_names_that_leave_no_doubt() {
     assert_eq!(desk.json(&["show", "r"])["id"], *id, "the latest is the one that was stored last");
     assert!(desk.ok(&["show", "r"]).text().starts_with(&format!("r ({id})\n")));
 }
+
+#[test]
+fn metrics_come_back_as_they_were_given() {
+    let desk = Desk::new();
+    desk.file("a.bin", 10);
+    // Which is another number for whoever reads decimals in a hurry.
+    let loss = 0.241_325_955_692_259_79_f64;
+    desk.ok(&["put", "a.bin", "--run", "r", "--step", "1", "--metric", &format!("loss={loss}")]);
+    let is_so = || {
+        let entries =
+            ckpt_store::Store::open(&desk.store()).and_then(|store| store.checkpoints()).expect("HEAD can be read");
+        entries[0].metrics["loss"].to_bits() == loss.to_bits()
+    };
+    assert!(is_so());
+    // HEAD is read and written again each time.
+    for name in ["a", "b", "c"] {
+        desk.ok(&["tag", "r@1", name]);
+        assert!(is_so(), "after the tag {name}");
+    }
+}

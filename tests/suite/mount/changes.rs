@@ -95,6 +95,71 @@ fn what_others_do_is_seen_without_remounting() {
     wait_for("all leave", NOTICES, || names(mount.at()) == ["by-id"] && names(&path("by-id")).is_empty());
 }
 
+#[test]
+fn a_name_under_which_another_is_put_can_always_be_opened() {
+    if !mountable() {
+        return;
+    }
+    let scene = Scene::new();
+    let originals = [1, 2].map(|seed| {
+        let path = scene.lab.path(format!("original-{seed}"));
+        noise(seed, 50_000).write(&path);
+        path
+    });
+    let bytes = originals.each_ref().map(|path| fs::read(path.join("model.bin")).unwrap());
+    let put = |nr: usize| {
+        let replace = PutRequest { replace: true, ..put_request(&[&originals[nr % 2]], "r", 1) };
+        scene.lab.open().put(&replace, &Quiet).unwrap();
+    };
+    put(0);
+    let mount = scene.mount();
+    let shown = mount.path("r/step-1/model.bin");
+    let (stop, opened) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                let got = fs::read(&shown).unwrap_or_else(|error| panic!("after {opened:?}: {error}"));
+                assert!(bytes.contains(&got), "other bytes");
+                opened.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for nr in 1..12 {
+            let before = opened.load(Ordering::SeqCst);
+            put(nr);
+            wait_for("it is read", NOTICES, || opened.load(Ordering::SeqCst) > before + 5 || reader.is_finished());
+        }
+        stop.store(true, Ordering::SeqCst);
+        reader.join().unwrap();
+    });
+    wait_for("the last one is there", NOTICES, || fs::read(&shown).unwrap() == bytes[1]);
+}
+
+#[test]
+fn what_was_collected_a_moment_ago_is_gone_and_not_damaged() {
+    if !mountable() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.put(&noise(1, 1000), "kept", 1);
+    let mount = scene.mount();
+    let store = scene.lab.open();
+    for step in 1..12 {
+        scene.put(&noise(step, 1000), "r", step);
+        let shown = mount.path(format!("r/step-{step}"));
+        wait_for("it is there", NOTICES, || is_there(&shown));
+        scene.lab.open().remove(&[format!("r@{step}")]).unwrap();
+        gc(&store).unwrap();
+        // Nobody has looked into it, and the mount may not have heard yet.
+        let error = fs::metadata(shown.join("model.bin")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "step {step}: {error}; {}", mount.log());
+        let error = fs::read_dir(&shown).map(Iterator::count).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "step {step}: {error}; {}", mount.log());
+        wait_for("its name goes from the list", NOTICES, || !names(mount.at()).contains(&"r".to_owned()));
+    }
+    assert_eq!(mount.log(), "");
+    mount.umount();
+}
+
 /// The packs that a gc leaves.
 fn packs_after_gc(store: &Store) -> usize {
     gc(store).unwrap();

@@ -15,8 +15,7 @@ use super::{assert_sound, signal};
 /// The short version of what `make torture` does a thousand times.
 #[test]
 fn nothing_is_lost_however_often_everybody_is_killed() {
-    let figures =
-        rage(&Lab::new(), Plan { seed: 0x5EED, kills: 60, commits: 20, longest: Duration::from_secs(60), full: false });
+    let figures = rage(&Lab::new(), Plan { seed: 0x5EED, kills: 60, commits: 20, ..Plan::default() });
     assert!(figures.killed() > 20 && figures.committed > 10 && figures.compared > 10, "{figures:?}");
     assert!(figures.done.contains_key("gc") && figures.done.contains_key("put"), "{figures:?}");
 }
@@ -28,8 +27,7 @@ fn nothing_is_lost_on_a_disk_that_is_full_half_of_the_time() {
     with_mounts(|| {
         mount_small(&lab.store(), 24 << 20);
         lab.ok(&[&"init"]);
-        let figures =
-            rage(&lab, Plan { seed: 0xF011, kills: 25, commits: 20, longest: Duration::from_secs(60), full: true });
+        let figures = rage(&lab, Plan { seed: 0xF011, kills: 25, commits: 20, full: true, ..Plan::default() });
         assert!(figures.committed > 5 && figures.refused.contains_key("put"), "{figures:?}");
     });
 }
