@@ -199,7 +199,7 @@ fn mounts(options: &Options) -> String {
         let shortest = Duration::from_secs(options.storm);
         rage(&Lab::new(), Plan { shortest, longest: shortest * 2, mounts: true, ..plan })
     });
-    let Mounted { kills, signals, faults, held_kb, descriptors, descriptors_left, .. } = &figures.mounted;
+    let Mounted { kills, signals, faults, held_kb, descriptors, descriptors_left, laid_down, .. } = &figures.mounted;
     let mut text = told(title, &figures);
     let counts = [
         "opened",
@@ -221,7 +221,7 @@ fn mounts(options: &Options) -> String {
         "\nOne server was killed {kills} times, and a call on its disk failed {faults} times; {signals} readers died of a mapping that was \
          cut off. All {:.1} GB that were read were right. What came or went was seen within {} ms in half of {} times, {} ms in 99 \
          of 100, {} ms at most. The servers, each with a cache of 4 MB, held at most {:.0} MB and {descriptors} descriptors, \
-         {descriptors_left} at the end. No call hung, no server panicked, and nothing stayed of them.",
+         {descriptors_left} at the end; {laid_down} files were laid down then. No call hung, no server panicked, and nothing stayed of them.",
         figures.mounted.count("bytes") as f64 / 1e9,
         figures.mounted.lag(500),
         figures.mounted.lags.len(),

@@ -70,7 +70,7 @@ pub fn keep(storm: &Storm<'_>, kind: Kind) -> Mounted {
     let (mount, dead, killed_at) = (None, Vec::new(), None);
     let mut keeper =
         Keeper { storm, kind, at, life_file, life, mount, dead, killed_at, readers: 0, figures: Mounted::default() };
-    keeper.mount(false);
+    keeper.mount(None);
     let mut rng = SmallRng::seed_from_u64(storm.plan.seed.wrapping_mul(1000) + 600 + kind as u64);
     let mut reader = keeper.reader();
     let mut kill_at = Instant::now() + Duration::from_millis(rng.random_range(500..3000));
@@ -81,19 +81,30 @@ pub fn keep(storm: &Storm<'_>, kind: Kind) -> Mounted {
         if kind == Kind::Killed && Instant::now() > kill_at {
             keeper.kill();
             std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
-            keeper.mount(rng.random_bool(0.4));
+            keeper.mount(rng.random_bool(0.4).then(|| fault(&mut rng)));
             kill_at = Instant::now() + Duration::from_millis(rng.random_range(200..4000));
         }
     }
     if keeper.life.is_faulty {
         keeper.kill();
-        keeper.mount(false);
+        keeper.mount(None);
     }
     keeper.end(reader)
 }
 
+/// A call on the store that fails: any that opens, reads, lists, looks at or locks something; or one on packs.
+fn fault(rng: &mut SmallRng) -> Fault {
+    let fault = if rng.random_bool(0.5) {
+        // Not before it is mounted: that may be refused.
+        Fault::at(rng.random_range(150..3000)).of(&[Call::Open, Call::Read, Call::List, Call::Stat, Call::Lock])
+    } else {
+        Fault::at(rng.random_range(1..60)).of(&[Call::Open, Call::Read]).on("packs/")
+    };
+    fault.errno(EIO)
+}
+
 impl Keeper<'_, '_> {
-    fn mount(&mut self, is_faulty: bool) {
+    fn mount(&mut self, fault: Option<Fault>) {
         let laid = self.storm.lab.path("laid");
         let mut args = vec!["--cache-size".to_owned(), format!("{CACHE_KB}kB")];
         if self.kind == Kind::LaysDown {
@@ -102,11 +113,9 @@ impl Keeper<'_, '_> {
         }
         let limit = self.storm.plan.longest + 4 * PATIENCE;
         let mut mounting = Mounting::new(&self.storm.lab.store(), &self.at).args(args).limit(limit);
-        if is_faulty {
-            // Any call on the store: what it opens, reads, lists, looks at or locks.
-            let number = 200 + self.life.number * 7919 % 3000;
-            let calls = [Call::Open, Call::Read, Call::List, Call::Stat, Call::Lock];
-            mounting = mounting.faulty(Fault::at(number).of(&calls).errno(EIO), &self.storm.lab.store());
+        let is_faulty = fault.is_some();
+        if let Some(fault) = fault {
+            mounting = mounting.faulty(fault, &self.storm.lab.store());
         }
         self.mount = Some(mounting.start());
         self.life = Life { number: self.life.number + 1, is_faulty };

@@ -203,10 +203,14 @@ fn await_news(place: &Place, ends: &AtomicBool) -> Vec<u64> {
     let mut lags = Vec::new();
     // What was seen last of each step, and since when the truth of that is so.
     let mut seen: BTreeMap<(usize, u64), (u64, bool)> = BTreeMap::new();
-    let mut life = Life::read(&place.life);
+    let (mut life, mut begins_ms) = (Life::read(&place.life), now_ms());
     while !ends.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(20));
         let now = Life::read(&place.life);
+        if now != life || !now.is_up() {
+            // A mount that has just been made knows all that was before.
+            (life, begins_ms) = (now, now_ms());
+        }
         for run in 0..WRITERS {
             for (step, line) in Told::read(&place.truth, run).lines {
                 let Some(is) = line.is() else { continue };
@@ -217,13 +221,11 @@ fn await_news(place: &Place, ends: &AtomicBool) -> Vec<u64> {
                 let is_there = fs::symlink_metadata(place.at.join(format!("w{run}/step-{step}"))).is_ok();
                 if is_there == is.is_some() {
                     let has_changed = known.is_some_and(|(_, was)| was != is_there) || (known.is_none() && is_there);
-                    // A mount that has just been made knows all that was before.
-                    lags.extend((has_changed && now == life && now.is_up()).then(|| now_ms() - line.since_ms));
+                    lags.extend((has_changed && line.since_ms > begins_ms).then(|| now_ms() - line.since_ms));
                     seen.insert((run, step), (line.since_ms, is_there));
                 }
             }
         }
-        life = now;
     }
     lags
 }

@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::runs::Run;
 
-/// How long a mount may take to notice what happened to the store, in milliseconds: four times what is promised, because all of
+/// How long a mount may take to notice what happened to the store, in milliseconds: longer than what is promised, because all of
 /// this runs on a machine that has more to do than it can.
-pub const NOTICES_MS: u64 = 4000;
+pub const NOTICES_MS: u64 = 3000;
 /// How many steps that were dropped are remembered of a run, those of the latest.
 const GONE_MAX: usize = 60;
 
