@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::mountinfo::Mount;
 use crate::{Error, Result, mounts};
 
 /// The most holders that are named.
@@ -103,18 +104,51 @@ fn held(pid: u32, directory: &Path) -> Option<PathBuf> {
 
 /// The process that serves a mount which doesn't say so itself: one that has FUSE's device open and was told to mount there.
 pub fn server_of(directory: &Path) -> Option<u32> {
-    processes().find(|pid| {
-        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let serves = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|path| path == Path::new("/dev/fuse"));
-        let cwd = || std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let line = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let is_told = || {
-            let (cwd, line) = (cwd(), line());
-            let mut words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-            words.any(|word| cwd.join(std::ffi::OsStr::from_bytes(word)) == directory)
-        };
-        serves && is_told()
-    })
+    processes().find(|pid| serves(Path::new(&format!("/proc/{pid}")), directory))
+}
+
+/// Whether a process or a thread, by its directory in `/proc`, has FUSE's device open and was told to mount there.
+fn serves(of: &Path, directory: &Path) -> bool {
+    let fds = std::fs::read_dir(of.join("fd")).into_iter().flatten().flatten();
+    let serves = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|path| path == Path::new("/dev/fuse"));
+    let is_told = || {
+        let cwd = std::fs::read_link(of.join("cwd")).unwrap_or_default();
+        let line = std::fs::read(of.join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        words.any(|word| cwd.join(std::ffi::OsStr::from_bytes(word)) == directory)
+    };
+    serves && is_told()
+}
+
+/// Cuts the connection of a mount whose process was killed and can't die; whether it did. Such a one was just telling the kernel of
+/// a name that changed, for which it needs the lock of a directory, while somebody who looks a name up holds that and waits for an
+/// answer, which nobody gives any more. Afterwards the mount is stale, or gone.
+///
+/// # Errors
+/// When it can't be found out what is mounted.
+pub fn cut_dying(directory: &Path) -> Result<bool> {
+    let Some(mount) = mounts::on(directory)?.filter(Mount::is_ours) else { return Ok(false) };
+    if !processes().any(|pid| is_dying(pid) && threads(pid).any(|thread| serves(&thread, directory))) {
+        return Ok(false);
+    }
+    let minor = mount.device.minor;
+    let is_cut = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").is_ok();
+    if !is_cut {
+        // Not every machine has these. As root this does the same, and takes the mount away if nobody uses it.
+        let _ = rustix::mount::unmount(directory, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
+    }
+    Ok(true)
+}
+
+/// Whether the first thread of a process has ended, and others go on.
+fn is_dying(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name, which may hold anything, stands in parentheses before.
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// A process that is waited for. Its number can't come to mean another one meanwhile.

@@ -20,6 +20,8 @@ use crate::shim::{Fault, Watch};
 
 /// How long a mount may take to be there, and a server to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a server that is killed is waited for.
+const DIES: Duration = Duration::from_secs(2);
 /// How long a mount may be used, if nothing else is said.
 const LIMIT: Duration = Duration::from_secs(120);
 /// A user who is nobody, for tests of what one without rights can do.
@@ -255,11 +257,12 @@ impl Mount {
         fs::read_dir(format!("/proc/{}/fd", self.server())).expect("the server lives").count()
     }
 
-    /// Ends the server as the kernel ends one that takes all memory: it can't unmount.
+    /// Ends the server as the kernel ends one that takes all memory: it can't unmount. One that was telling the kernel news goes on
+    /// for as long as nobody cuts it off.
     pub fn kill(&mut self) {
         self.spare();
         self.server.kill().expect("a child can be killed");
-        self.server.wait().expect("a child can be waited for");
+        self.wait(DIES);
         self.stays = true;
     }
 

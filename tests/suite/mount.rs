@@ -3,6 +3,7 @@
 
 mod changes;
 mod damage;
+mod dying;
 mod fio;
 mod life;
 mod loaders;

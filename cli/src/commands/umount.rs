@@ -28,7 +28,11 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
     let directory = mount.point;
     let on = printable(&directory.to_string_lossy());
     let looking = Instant::now();
-    let seen = look::within(&directory, &[], look::PATIENCE)?;
+    let mut seen = look::within(&directory, &[], look::PATIENCE)?;
+    let is_cut = seen == Look::Silent && ckpt_fuse::cut_dying(&directory)?;
+    if is_cut {
+        seen = Look::Stale;
+    }
     let told = if let Look::Alive(Some(status)) = &seen { Some(status.pid) } else { None };
     // One that is stale has no server; whoever has files of it open can't read them any more.
     let is_stale = seen == Look::Stale;
@@ -48,6 +52,8 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
             let text = format!("Error: the mount on {on} does not answer\nHint: {hint}\n");
             return Err(Failure::Told { text, code: 6 });
         }
+        // Cutting it off may have done that.
+        Err(Failure::Mount(Error::NotMounted { .. })) if is_cut => {}
         outcome => outcome?,
     }
     let ended = process.is_none_or(|process| {

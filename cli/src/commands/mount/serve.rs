@@ -182,6 +182,7 @@ fn clear_stale(directory: &Path, notes: &mut Vec<String>) -> Result<(), Failure>
     while ckpt_fuse::mount_on(directory)?.is_some_and(|mount| mount.is_ours()) {
         match look::within(directory, &[], look::PATIENCE)? {
             Look::Stale => ckpt_fuse::unmount(directory, true)?,
+            Look::Silent if ckpt_fuse::cut_dying(directory)? => continue,
             Look::Silent => return Err(ckpt_fuse::Error::Silent { directory: directory.to_owned() }.into()),
             _ => return Err(ckpt_fuse::Error::Mounted { directory: directory.to_owned() }.into()),
         }
