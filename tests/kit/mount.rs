@@ -149,9 +149,11 @@ impl Mounting {
     pub fn start(self) -> Mount {
         // On one that a dead server has left nothing can be asked, so it is asked above.
         let (above, name) = (self.at.parent().expect("not the root"), self.at.file_name().expect("a name"));
-        let made = fs::create_dir_all(&self.at);
+        fs::create_dir_all(above).expect("directories can be made");
         let at = fs::canonicalize(above).expect("it is there").join(name);
-        assert!(made.is_ok() || minor_of(&at).is_some(), "{}: {made:?}", at.display());
+        if minor_of(&at).is_none() {
+            fs::create_dir_all(&at).expect("a directory can be made");
+        }
         if let Some(uid) = self.user {
             chown(&at, Some(uid), Some(uid)).expect("a directory can be given away");
         }
@@ -328,11 +330,9 @@ impl Drop for Mount {
             if !self.stays && wrong.is_none() {
                 wrong = Some("the server left its mount".to_owned());
             }
-            if self.server.try_wait().is_ok_and(|ended| ended.is_some()) {
-                detach(&self.at);
-            } else {
-                break_up(&self.at, minor, self.server.id());
-            }
+            // Also one that was left by another server, which may not be able to die before.
+            let has_ended = self.server.try_wait().is_ok_and(|ended| ended.is_some());
+            break_up(&self.at, minor, if has_ended { 0 } else { self.server.id() });
         } else {
             let _ = self.server.kill();
         }
