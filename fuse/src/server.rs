@@ -158,10 +158,8 @@ impl Filesystem for Server {
                     reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
                 }
                 Err(error) => {
-                    if matches!(error, ckpt_store::Error::NotFound { .. }) {
-                        // The kernel asks once more for what has its name: another one may be in its place.
-                        self.metadata.catch_up();
-                    }
+                    // The kernel asks once more for what has the name of one that is gone: another may be in its place.
+                    self.metadata.catch_up();
                     self.materializer.iter().for_each(|materializer| materializer.close(ino, false));
                     reply.error(errno(&error));
                 }

@@ -94,6 +94,7 @@ const BANNED_ALLOWED: &[(&str, &str)] = &[
     ("tests/suite/processes/killed.rs", ".elapsed() <"),
     ("tests/kit/desk.rs", ".elapsed() <"),
     ("tests/kit/mount.rs", ".elapsed() <"),
+    ("tests/kit/storm/mounts.rs", ".elapsed() <"),
 ];
 
 fn root() -> PathBuf {
