@@ -1,8 +1,8 @@
 //! What the tests share: making checkpoints, running the command, disks that record and fail. Holds no test.
 
 pub mod calls;
-pub mod desk;
 mod connection;
+pub mod desk;
 pub mod disk;
 pub mod faults;
 pub mod gate;
