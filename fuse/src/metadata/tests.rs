@@ -265,6 +265,30 @@ fn new_ones_appear_and_dropped_ones_leave_but_what_is_known_stays() {
 }
 
 #[test]
+fn what_one_finds_who_answers_is_told_by_the_next_look() {
+    let fixture = Fixture::new();
+    let file = fixture.file("a.ckpt", b"bytes");
+    let metadata = fixture.metadata(None);
+    fixture.put("a", Some(5), std::slice::from_ref(&file), None, &[]);
+    metadata.look(|_| Ok(()));
+    let first = find(&metadata, "a/step-5").expect("it").attr.ino.0;
+    let run = find(&metadata, "a").expect("its run").attr.ino.0;
+    let second = fixture.put("a", Some(5), &[file], None, &[]);
+    // Its manifest went with it, and nobody has looked at the store since.
+    let manifests = fs::read_dir(fixture.store.root().join("checkpoints")).expect("a directory");
+    let of_others =
+        manifests.map(|entry| entry.expect("an entry")).filter(|entry| *entry.file_name() != *second.to_string());
+    of_others.for_each(|entry| fs::remove_file(entry.path()).expect("removed"));
+    assert_eq!(metadata.lookup(first, OsStr::new("a.ckpt")).err(), Some(Errno::ESTALE));
+    let now = find(&metadata, "a/step-5").expect("what is in its place").attr.ino.0;
+    assert_ne!(now, first);
+    assert!(fixture.lines.0.lock().expect("no poison").is_empty());
+    let told = news(&metadata);
+    assert!(told.contains(&format!("{run} step-5")), "{told:?}");
+    assert!(news(&metadata).is_empty());
+}
+
+#[test]
 fn a_damaged_manifest_is_an_error_that_is_told_once() {
     let fixture = Fixture::new();
     let file = fixture.file("a.ckpt", b"bytes");
