@@ -19,6 +19,7 @@ struct GcJson {
     copied_bytes: u64,
     packs_unreadable: Vec<String>,
     packs_damaged: Vec<String>,
+    still_read: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +62,7 @@ pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
             copied_bytes: report.copied_bytes,
             packs_unreadable: report.packs_unreadable.iter().map(ToString::to_string).collect(),
             packs_damaged: report.packs_damaged.iter().map(ToString::to_string).collect(),
+            still_read: report.still_read.iter().map(ToString::to_string).collect(),
         });
     }
     // A plan shows everything; what was done is said of those that are gone.
@@ -77,6 +79,15 @@ pub fn gc(context: &Context, args: Gc) -> Result<(), Failure> {
     if report.packs_rewritten > 0 {
         let (verb, noun) = (if request.dry_run { "would rewrite" } else { "rewrote" }, "mostly unused or small packs");
         text += &format!("{verb} {} {noun}, copying {}\n", report.packs_rewritten, size(report.copied_bytes));
+    }
+    match report.still_read.len() as u64 {
+        0 => {}
+        1 => eprintln!(
+            "Note: a checkpoint that was dropped is still read, by a mount or a get: what only it needs stays until a later gc"
+        ),
+        more => eprintln!(
+            "Note: {more} checkpoints that were dropped are still read, by mounts or gets: what only they need stays until a later gc"
+        ),
     }
     for pack in &report.packs_damaged {
         eprintln!(

@@ -257,3 +257,28 @@ fn files_are_laid_down_apart_from_the_store() {
     refused(&parent.join("new"), 3, "no directory ", &format!("`mkdir -p {}` makes it", parent.display()));
     assert!(!dir.join("no").exists() && !store.join("new").exists());
 }
+
+#[test]
+fn gc_says_that_a_mount_keeps_what_was_dropped() {
+    if !mountable() {
+        return;
+    }
+    let mut desk = Desk::new();
+    desk.mount(&[]);
+    let id = desk.lab.open().checkpoints().unwrap()[0].id.to_string();
+    let file = fs::File::open(desk.file()).unwrap();
+    let note = "Note: a checkpoint that was dropped is still read, by a mount or a get: what only it needs stays until a later gc\n";
+    let gc = |args: &[&str]| desk.run([&["gc"], args].concat()).expect(0);
+    assert_eq!((gc(&[]).stderr, gc(&["--json"]).json()["still_read"].clone()), (String::new(), serde_json::json!([])));
+    desk.run(["rm", "r@1"]).expect(0);
+    for args in [&["--dry-run"][..], &[]] {
+        assert_eq!(gc(args).stderr, note, "{args:?}");
+        assert_eq!(gc(&[args, &["--json"]].concat()).json()["still_read"], serde_json::json!([id]), "{args:?}");
+    }
+    assert!(fs::read(desk.lab.store().join(format!("checkpoints/{id}"))).is_ok());
+    drop(file);
+    wait_for("nobody reads it", SOON, || gc(&["--json"]).json()["still_read"] == serde_json::json!([]));
+    assert!(!desk.lab.store().join(format!("checkpoints/{id}")).exists());
+    desk.verb("umount", &[]).expect(0);
+    desk.assert_gone();
+}

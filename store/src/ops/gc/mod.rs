@@ -53,6 +53,8 @@ pub struct GcReport {
     /// Packs that are mostly dead and were left alone, because a chunk that is needed there is damaged. Only known once they
     /// are read: a dry run does not.
     pub packs_damaged: Vec<PackId>,
+    /// Checkpoints that were dropped and that somebody reads, by a get or a mount: what only they need stays until then.
+    pub still_read: Vec<CheckpointId>,
 }
 
 /// Collects.
@@ -99,6 +101,7 @@ fn foretell(store: &Store, verdicts: Vec<Verdict>, survey: &Survey) -> Result<Gc
         copied_bytes: plan.copied_bytes,
         packs_unreadable: of_standing(survey, Standing::Unreadable).map(|pack| pack.id).collect(),
         packs_damaged: Vec::new(),
+        still_read: survey.still_read.clone(),
     })
 }
 
@@ -110,7 +113,8 @@ fn collect(store: &Store, session: &Session, verdicts: Vec<Verdict>, progress: &
     let mut survey = Survey::take(store, &BTreeSet::new(), progress)?;
     let plan = make_plan(store, &survey)?;
     let unreadable = of_standing(&survey, Standing::Unreadable).map(|pack| pack.id).collect();
-    let mut report = GcReport { verdicts, packs_unreadable: unreadable, ..GcReport::default() };
+    let still_read = survey.still_read.clone();
+    let mut report = GcReport { verdicts, packs_unreadable: unreadable, still_read, ..GcReport::default() };
     // An empty batch as well: it takes those off HEAD's list that a killed gc condemned.
     let mut batches = plan.dead.chunks(DELETE_PACKS_MAX).collect::<Vec<_>>();
     batches.resize(batches.len().max(1), &[]);

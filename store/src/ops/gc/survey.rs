@@ -68,6 +68,8 @@ pub struct RunUse {
 
 /// What the store holds.
 pub struct Survey {
+    /// Checkpoints that were dropped and that somebody reads.
+    pub still_read: Vec<CheckpointId>,
     /// Its packs, the oldest first.
     pub packs: Vec<Pack>,
     /// Manifests and catalogs that nothing names.
@@ -119,6 +121,7 @@ impl Survey {
         let used = state.entries.iter().filter(|entry| !without.contains(&entry.id));
         let used: Vec<(CheckpointId, u32)> = used.map(|entry| (entry.id, numbers[&*entry.run])).collect();
         let mut survey = Self {
+            still_read: Vec::new(),
             packs: Vec::new(),
             objects: Vec::new(),
             leftover_bytes: 0,
@@ -131,6 +134,9 @@ impl Survey {
         let gathering = Gathering::new();
         survey.mark(backend, &gathering, &used, true, progress)?;
         let pinned = survey.pinned(&sessions);
+        // Others were never there, or are collected already.
+        let there: HashSet<Key> = manifests.iter().map(|(key, _)| *key).collect();
+        survey.still_read = pinned.iter().map(|(id, _)| *id).filter(|id| there.contains(&Key::Manifest(*id))).collect();
         survey.mark(backend, &gathering, &pinned, false, progress)?;
         survey.marks = gathering.seal();
 
