@@ -57,6 +57,8 @@ pub enum Way<B> {
         /// Whether it is to be laid down, by whoever asks.
         lay_down: bool,
     },
+    /// By way of the server, which is counted: it would be laid down, and is larger than all that may be.
+    TooLarge,
 }
 
 impl<B> Laid<B> {
@@ -85,10 +87,14 @@ impl<B> Laid<B> {
         }
         file.cached += 1;
         let lay_down = file.state == State::Away && file.opens > 1 && file.read >= len && len > 0;
-        if lay_down {
-            file.state = if len > self.bytes_max { State::Never } else { State::Coming };
+        if lay_down && len > self.bytes_max {
+            file.state = State::Never;
+            return Way::TooLarge;
         }
-        Way::Cached { lay_down: lay_down && file.state == State::Coming }
+        if lay_down {
+            file.state = State::Coming;
+        }
+        Way::Cached { lay_down }
     }
 
     /// Counts a handle that was free to be read by the kernel and is.
@@ -245,7 +251,9 @@ mod tests {
         laid.close(1, true);
         assert_eq!(laid.open(9, 101), CACHED);
         laid.read(9, 101);
-        assert_eq!(laid.open(9, 101), CACHED, "it is larger than all that there may be");
+        assert_eq!(laid.open(9, 101), Way::TooLarge);
+        laid.read(9, 101);
+        assert_eq!(laid.open(9, 101), CACHED, "which is said once");
         assert_eq!(laid.open(2, 30), CACHED, "it went, and begins anew");
     }
 
@@ -287,6 +295,7 @@ mod tests {
                             laid.cached(ino);
                             handles.push(None);
                         }
+                        Way::TooLarge => prop_assert!(false, "none is"),
                         Way::Cached { lay_down } => {
                             handles.push(None);
                             coming.extend(lay_down.then_some(ino));

@@ -55,7 +55,7 @@ pub use self::mounts::{on as mount_on, ours as mounts, place, reached_by, real};
 pub use self::place::{apart, check, check_laid};
 pub use self::runs::Runs;
 pub use self::status::{Materialized, Status, Warm};
-pub use self::unmount::{Process, cut_dying, server_of, unmount};
+pub use self::unmount::{Process, cut_dying, places, server_of, unmount};
 
 /// How a store is mounted.
 #[derive(Debug, Clone)]

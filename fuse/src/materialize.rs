@@ -44,6 +44,8 @@ struct Inside {
     why_not: Option<String>,
     /// Why the last file that was to be laid down could not be written.
     trouble: Option<String>,
+    /// The last file that will never be laid down, and why.
+    too_large: Option<String>,
     /// Until when nothing is tried: there was no room.
     paused: Option<Instant>,
     has_ended: bool,
@@ -79,6 +81,7 @@ impl Materializer {
             waiting: VecDeque::new(),
             why_not: None,
             trouble: None,
+            too_large: None,
             paused: None,
             has_ended: false,
         };
@@ -126,6 +129,12 @@ impl Materializer {
                     None
                 }
             },
+            Way::TooLarge => {
+                let why = format!("{} is larger than all that may be laid down", (opening.name)());
+                self.shared.log.line(&why);
+                inside.too_large = Some(why);
+                None
+            }
             Way::Cached { lay_down: false } => None,
             Way::Cached { lay_down: true } => {
                 if inside.why_not.is_none() && inside.waiting.len() < LAID_WAITING_MAX {
@@ -157,7 +166,7 @@ impl Materializer {
         let inside = self.shared.lock();
         let (files, bytes) = inside.laid.usage();
         let directory = self.shared.directory.clone();
-        let why_not = inside.why_not.clone().or_else(|| inside.trouble.clone());
+        let why_not = [&inside.why_not, &inside.trouble, &inside.too_large].into_iter().find_map(Clone::clone);
         (Materialized { directory, files, bytes, bytes_max: self.shared.bytes_max }, why_not)
     }
 

@@ -1,5 +1,6 @@
 //! Takes a mount away, and finds who holds it and who serves it, by `/proc`. Never looks at a path below a mount.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::mountinfo::Mount;
+use crate::mountinfo::{Device, Mount, parse};
 use crate::{Error, Result, mounts};
 
 /// The most holders that are named.
@@ -56,7 +57,36 @@ fn by_helper(directory: &Path, lazy: bool) -> Result<()> {
 }
 
 fn busy(directory: &Path) -> Error {
-    Error::Busy { directory: directory.to_owned(), holders: holders(directory) }
+    let holders = mounted_within(directory).into_iter().chain(holders(directory)).collect();
+    Error::Busy { directory: directory.to_owned(), holders }
+}
+
+/// What else is mounted below a directory.
+fn mounted_within(directory: &Path) -> Vec<String> {
+    let within = mounts::all().unwrap_or_default();
+    let within = within.iter().filter_map(|mount| Some((mount, mount.point.strip_prefix(directory).ok()?)));
+    let within = within.filter(|(_, path)| !path.as_os_str().is_empty()).take(HOLDERS_MAX);
+    within.map(|(mount, path)| format!("{} is mounted on {}", mount.kind, mounts::shown(path.as_os_str()))).collect()
+}
+
+/// Where a file system is mounted, as far as this user may know: here, and in the trees of processes that have their own, such
+/// as those of containers.
+pub fn places(device: Device) -> Vec<String> {
+    let tree = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let mut seen: HashSet<PathBuf> = tree("self").into_iter().collect();
+    let here = mounts::all().unwrap_or_default().into_iter().filter(|mount| mount.device == device);
+    let mut found: Vec<String> = here.map(|mount| mounts::shown(mount.point.as_os_str())).collect();
+    for pid in processes() {
+        if tree(&pid.to_string()).is_some_and(|tree| seen.insert(tree)) {
+            let text = std::fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            let there = parse(&text).into_iter().filter(|mount| mount.device == device);
+            let whose =
+                |point: &Path| format!("{} for {} (process {pid})", mounts::shown(point.as_os_str()), name(pid));
+            found.extend(there.map(|mount| whose(&mount.point)));
+        }
+    }
+    found.truncate(HOLDERS_MAX);
+    found
 }
 
 /// Who has something below a directory open, mapped, or works in it, as far as this user may know.

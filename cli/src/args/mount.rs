@@ -43,9 +43,7 @@ pub struct Mount {
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Show the mounts that there are, or the one on DIR, and how they are
-    #[arg(long, conflicts_with_all = [
-        "run", "foreground", "allow_other", "nonempty", "warm", "materialize", "log", "server", "look",
-    ])]
+    #[arg(long, conflicts_with_all = ["run", "foreground", "allow_other", "nonempty", "warm", "materialize", "log"])]
     pub status: bool,
     /// Serves in the background: what this command starts itself as.
     #[arg(long, hide = true, conflicts_with = "foreground")]

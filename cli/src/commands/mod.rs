@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Umount(args) => umount::run(&context, &args)?,
         Command::Completions(args) => {
             let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Args::command(), "ckpt", &mut script);
+            clap_complete::generate(args.shell, &mut for_people(Args::command()), "ckpt", &mut script);
             print(&String::from_utf8_lossy(&script))?;
         }
     }
@@ -163,6 +163,17 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
         )),
         None => Ok(path.to_owned()),
     }
+}
+
+/// The command line without the arguments that are hidden, which this command gives itself: completions would show them.
+fn for_people(args: clap::Command) -> clap::Command {
+    args.mut_subcommand("mount", |mount| {
+        let shown = clap::Command::new("mount").args(mount.get_arguments().filter(|arg| !arg.is_hide_set()));
+        match mount.get_about() {
+            Some(about) => shown.about(about.clone()),
+            None => shown,
+        }
+    })
 }
 
 fn init(context: &Context) -> Result<(), Failure> {

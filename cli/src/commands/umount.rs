@@ -56,17 +56,24 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
         Err(Failure::Mount(Error::NotMounted { .. })) if is_cut => {}
         outcome => outcome?,
     }
+    let mut elsewhere = Vec::new();
     let ended = process.is_none_or(|process| {
-        if args.lazy {
-            return process.ended_within(SHORT);
+        if process.ended_within(SHORT) {
+            return true;
         }
-        process.ended_within(QUIET) || {
+        elsewhere = ckpt_fuse::places(mount.device);
+        if args.lazy || !elsewhere.is_empty() {
+            return false;
+        }
+        process.ended_within(QUIET - SHORT) || {
             eprintln!("Note: waiting for process {} to end", pid.unwrap_or_default());
             process.ended_within(PATIENCE - QUIET)
         }
     });
+    elsewhere.iter().for_each(|place| eprintln!("Note: it is mounted on {place} as well"));
     // Not where files may be open on purpose, and are served.
-    if let Some(pid) = pid.filter(|_| !ended && (!args.lazy || hangs.is_some())) {
+    let is_served = args.lazy || !elsewhere.is_empty();
+    if let Some(pid) = pid.filter(|_| !ended && (!is_served || hangs.is_some())) {
         eprintln!("Hint: `kill -9 {pid}` ends the process; nothing in the store is lost by that");
     }
     if context.json {
@@ -76,6 +83,7 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
             "pid": pid,
             "stale": is_stale,
             "ended": ended,
+            "elsewhere": elsewhere,
         }));
     }
     print(&match (is_stale, ended, pid) {
@@ -84,6 +92,7 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
             let how = match hangs {
                 Some(state) if args.lazy => format!("{state}, so what is still open can't be read"),
                 Some(state) => format!("{state} and has not ended yet"),
+                None if !elsewhere.is_empty() => "ends when it is unmounted there too".into(),
                 None if args.lazy => "serves what is still open".into(),
                 None => "has not ended yet".into(),
             };

@@ -87,6 +87,9 @@ pub fn hint(error: &Error) -> Option<String> {
         Error::Io { source, .. } if source.kind() == ErrorKind::NotConnected => {
             "something is mounted there that nobody serves any more: `umount -l` takes it away".into()
         }
+        Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            "check who owns the files and what they allow".into()
+        }
         _ => return None,
     };
     Some(hint)

@@ -234,7 +234,8 @@ fn near_refs(state: &State, run: &str, what: &str) -> Vec<String> {
         steps.sort_unstable_by_key(|other| (other.abs_diff(step), *other));
         return steps.into_iter().take(3).map(|step| format!("{run}@{step}")).collect();
     }
-    let tags: BTreeSet<&String> = of_run().flat_map(|entry| &entry.tags).collect();
+    let mut tags: BTreeSet<&str> = of_run().flat_map(|entry| &entry.tags).map(String::as_str).collect();
+    tags.extend(["best", "latest"]);
     tags.into_iter().filter(|tag| distance(what, tag) <= 2).take(3).map(|tag| format!("{run}@{tag}")).collect()
 }
 

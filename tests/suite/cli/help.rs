@@ -77,5 +77,8 @@ fn completions_know_the_commands() {
         let ran = run(command().args(["completions", shell]));
         assert_eq!((ran.code, &*ran.stderr), (Some(0), ""));
         assert!(ran.text().contains("verify") && ran.text().contains("keep-last"), "{shell}");
+        // What the command gives itself is not for people.
+        assert!(ran.text().contains("allow-other") && !ran.text().contains("--look"), "{shell}");
+        assert!(!ran.text().contains("-l look") && !ran.text().contains("-l server"), "{shell}");
     }
 }

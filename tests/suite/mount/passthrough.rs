@@ -162,6 +162,8 @@ fn there_is_never_more_than_the_limit_and_what_is_open_stays() {
     laid_down(&scene, &mount, 1);
     assert_eq!(sizes(), [3_000_000]);
     read_twice(&mount.path("r/step-2/c.bin"));
+    let why_not = || status(&scene, &mount)["materialize_why_not"].clone();
+    assert_eq!(why_not(), "c.bin of r@2 is larger than all that may be laid down");
     read_twice(&at.join("b.bin"));
     wait_for("the other one takes its place", LAYS_DOWN, || sizes() == [2_500_000]);
     wait_for("it is ready", LAYS_DOWN, || status(&scene, &mount)["materialized"]["bytes"] == 2_500_000);

@@ -79,6 +79,7 @@ fn what_can_not_be_mounted() {
         fs::set_permissions(&laid, fs::Permissions::from_mode(mode)).unwrap();
         let ran = desk.run(["mount", at, "--materialize", laid.to_str().unwrap()]);
         assert!(ran.code == Some(6) && ran.stderr.contains("others than root may write to it"), "{ran:?}");
+        assert!(ran.stderr.ends_with("\nHint: check who owns the files and what they allow\n"), "{ran:?}");
         assert!(fs::read_dir(&laid).unwrap().next().is_none() && minor_of(desk.at()).is_none(), "{ran:?}");
     }
     fs::write(desk.lab.store().join("FORMAT"), "{}").unwrap();

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use ckpt_tests::desk::{Desk, SOON, is_alive, send, stop, wait_for};
 use ckpt_tests::lab::files;
-use ckpt_tests::mount::{minor_of, mountable};
+use ckpt_tests::mount::{is_root, minor_of, mountable};
 use ckpt_tests::run::{binary, run};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 #[test]
 fn the_server_lets_go_of_what_its_caller_had_open() {
@@ -114,11 +115,11 @@ fn the_text_of_a_mount_tells_of_damage_and_of_other_users() {
     fs::read(desk.file()).unwrap_err();
     for args in [&["--status", "--quiet"][..], &["--status"]] {
         let ran = desk.verb("mount", args).expect(0);
-        assert!(ran.text().contains("\nstate          works, 1 chunk is damaged: see the log\n"), "{}", ran.text());
+        assert!(ran.text().contains("\nstate          works, found 1 damaged chunk: see the log\n"), "{}", ran.text());
     }
     let all = desk.run(["mount", "--status"]).expect(0);
     let line = all.text().lines().find(|line| line.contains(desk.at().to_str().unwrap()));
-    assert!(line.is_some_and(|line| line.contains("works, 1 chunk is damaged: see the log")), "{all:?}");
+    assert!(line.is_some_and(|line| line.contains("works, found 1 damaged chunk: see the log")), "{all:?}");
     desk.verb("umount", &[]).expect(0);
     desk.mount(&["--allow-other"]);
     let ran = desk.verb("mount", &["--status"]).expect(0);
@@ -256,6 +257,97 @@ fn files_are_laid_down_apart_from_the_store() {
     let parent = dir.join("no/such");
     refused(&parent.join("new"), 3, "no directory ", &format!("`mkdir -p {}` makes it", parent.display()));
     assert!(!dir.join("no").exists() && !store.join("new").exists());
+}
+
+#[test]
+fn what_keeps_a_mount_is_named() {
+    if !mountable() || !is_root() {
+        return;
+    }
+    let mut desk = Desk::new();
+    let pid = desk.mount(&[]);
+    let within = desk.at().join("r");
+    mount("tmpfs", &within, "tmpfs", MountFlags::empty(), None).unwrap();
+    let ran = desk.verb("umount", &[]);
+    unmount(&within, UnmountFlags::empty()).unwrap();
+    let told = format!("Error: {} is in use\n  tmpfs is mounted on r\nHint: ", desk.at().display());
+    assert!(ran.code == Some(6) && ran.stderr.starts_with(&told), "{ran:?}");
+    fs::create_dir(desk.lab.path("other")).unwrap();
+    let other = desk.lab.path("other").canonicalize().unwrap();
+    mount_bind(desk.at().join("r/step-1"), &other).unwrap();
+    let ran = desk.verb("umount", &[]);
+    let is_served = fs::read(other.join("model.bin")).unwrap() == desk.bytes;
+    unmount(&other, UnmountFlags::empty()).unwrap();
+    let told = format!("unmounted {}; process {pid} ends when it is unmounted there too\n", desk.at().display());
+    assert!(ran.code == Some(0) && ran.text() == told && is_served, "{ran:?}");
+    assert_eq!(ran.stderr, format!("Note: it is mounted on {} as well\n", other.display()));
+    wait_for("its server ends", SOON, || !is_alive(pid));
+    desk.assert_gone();
+}
+
+#[test]
+fn the_log_tells_when_a_mount_began_and_how_it_ended() {
+    if !mountable() {
+        return;
+    }
+    let mut desk = Desk::new();
+    let lines = |desk: &Desk| -> Vec<String> {
+        let log = fs::read_to_string(desk.log()).unwrap();
+        let after = format!(" {}: ", desk.at().display());
+        log.lines().map(|line| line.split_once(&after).unwrap().1.to_owned()).collect()
+    };
+    let store = desk.lab.store().canonicalize().unwrap();
+    let mounted = |pid| format!("mounted {} by process {pid}, ckpt {}", store.display(), env!("CARGO_PKG_VERSION"));
+    let first = desk.mount(&[]);
+    desk.verb("umount", &[]).expect(0);
+    let second = desk.mount(&["--run", "other*"]);
+    send(second, libc::SIGTERM);
+    wait_for("it ends", SOON, || !is_alive(second));
+    let third = desk.mount(&[]);
+    send(third, libc::SIGKILL);
+    wait_for("it is dead", SOON, || !is_alive(third));
+    let fourth = desk.mount(&[]);
+    let nothing = "no run matches `--run other*` so far; one that comes and does will be shown";
+    let killed =
+        format!("the process that served {} was killed; the mount that it left was taken away", desk.at().display());
+    let told = [
+        &*mounted(first),
+        "unmounted",
+        nothing,
+        &*mounted(second),
+        "ended by a signal",
+        &*mounted(third),
+        &*killed,
+        &*mounted(fourth),
+    ];
+    assert_eq!(lines(&desk), told);
+    desk.verb("umount", &[]).expect(0);
+    desk.assert_gone();
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    if !mountable() {
+        return;
+    }
+    let mut desk = Desk::new();
+    // Before what a directory that is no store would hide.
+    let dir = desk.lab.dir().to_str().unwrap().to_owned();
+    for foreground in [&[][..], &["--foreground"]] {
+        let ran = desk.verb("mount", &[foreground, &["--store", &dir]].concat()).expect(3);
+        assert!(ran.stderr.starts_with(&format!("Error: no store in {dir}\nHint: `ckpt init`")), "{ran:?}");
+    }
+    let ran = desk.verb("mount", &["--warm", "r@lates"]).expect(3);
+    assert!(ran.stderr.ends_with("\nHint: did you mean r@latest?\n"), "{ran:?}");
+    let note = "no run matches `--run rr` so far; one that comes and does will be shown";
+    let ran = desk.verb("mount", &["--run", "rr", "--json"]).expect(0);
+    assert_eq!((&ran.json()["notes"], &*ran.stderr), (&serde_json::json!([note]), &*format!("Note: {note}\n")));
+    desk.lab.put(&[&desk.lab.path("model.bin")], "rr", 1).unwrap();
+    wait_for("it comes", SOON, || desk.at().join("rr/step-1/model.bin").exists());
+    desk.verb("umount", &[]).expect(0);
+    desk.mount(&["--run", "r"]);
+    desk.verb("umount", &[]).expect(0);
+    desk.assert_gone();
 }
 
 #[test]

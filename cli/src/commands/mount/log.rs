@@ -60,6 +60,11 @@ impl Log {
         Ok(Self { mount: printable(&mount.to_string_lossy()), path, file, has_stderr })
     }
 
+    /// Whether it goes to a file of its own, which people read afterwards.
+    pub fn is_file(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// Starts the file anew when it is too long, or was removed. Several mounts may write to one: another one may have done so before.
     fn renew(&self, file: &mut File, path: &Path) {
         if file.metadata().is_ok_and(|about| about.len() < BYTES_MAX && about.nlink() > 0) {

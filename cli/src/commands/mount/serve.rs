@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ckpt_fuse::{Look, Materialize, Mounted, Options, Runs, Status, Stop};
+use ckpt_fuse::{Log as _, Look, Materialize, Mounted, Options, Runs, Status, Stop};
 
 use super::super::Context;
 use super::log::{self, Log};
@@ -20,10 +20,11 @@ use crate::progress::{outlive_signals, signals};
 /// Stays until the mount is gone.
 pub fn in_foreground(context: &Context, args: &Mount, dir: &Path) -> Result<ExitCode, Failure> {
     outlive_signals();
-    let (mounted, ready) = mount(context, args, dir)?;
+    let (mounted, ready, log) = mount(context, args, dir)?;
     ready.answer(context.json)?;
     tell_systemd();
     mounted.wait(&stop)?;
+    log_end(&log);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -37,7 +38,7 @@ pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
         .map_err(|error| ckpt_store::Error::io("enter", Path::new("/"), error).into())
         .and_then(|()| mount(context, args, dir));
     let (told, mounted) = match outcome {
-        Ok((mounted, ready)) => (Told::Ready(ready), Some(mounted)),
+        Ok((mounted, ready, log)) => (Told::Ready(ready), Some((mounted, log))),
         Err(failure) => {
             let (text, code) = failure.told();
             (Told::Failed { text, code }, None)
@@ -51,8 +52,11 @@ pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
     }
     match mounted {
         // Nobody would know of a mount that nobody was told of: dropping it unmounts.
-        Some(mounted) if is_told => match mounted.wait(&stop) {
-            Ok(()) => ExitCode::SUCCESS,
+        Some((mounted, log)) if is_told => match mounted.wait(&stop) {
+            Ok(()) => {
+                log_end(&log);
+                ExitCode::SUCCESS
+            }
             Err(error) => Failure::from(error).report(),
         },
         _ => ExitCode::FAILURE,
@@ -96,7 +100,21 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready), Failure> {
+/// Writes into a log file how it began, for who wonders since when it is there and what became of the one before.
+fn log_start(log: &Log, ready: &Ready) {
+    if log.is_file() {
+        ready.notes.iter().for_each(|note| log.line(note));
+        log.line(&format!("mounted {} by process {}, ckpt {}", ready.store, ready.pid, env!("CARGO_PKG_VERSION")));
+    }
+}
+
+fn log_end(log: &Log) {
+    if log.is_file() {
+        log.line(if signals() == 0 { "unmounted" } else { "ended by a signal" });
+    }
+}
+
+fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready, Arc<Log>), Failure> {
     raise_open_files();
     let directory = place(dir)?;
     let store = Arc::new(ckpt_store::Store::open(&ckpt_fuse::real(&context.locate()?))?);
@@ -150,6 +168,11 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
     notes.extend(
         status.and_then(|status| status.materialize_why_not).map(|why| format!("files are not laid down: {why}")),
     );
+    if let (Some(glob), Some(runs)) = (&args.run, &runs)
+        && !store.checkpoints()?.iter().any(|entry| runs.show(&entry.run))
+    {
+        notes.push(format!("no run matches `--run {glob}` so far; one that comes and does will be shown"));
+    }
     if !warm.is_empty() {
         answers(&directory, &ids, look::WALK)?;
         mounted.warm(warm)?;
@@ -162,7 +185,8 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready)
         log: options.log_file.map(|path| path.display().to_string()),
         notes,
     };
-    Ok((mounted, ready))
+    log_start(&log, &ready);
+    Ok((mounted, ready, log))
 }
 
 /// Has somebody look at the mount, and at all files of these checkpoints; what it says of itself.

@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub fn run(context: &Context, args: &Mount, dir: &Path) -> Result<ExitCode, Failure> {
     let directory = place(dir)?;
     let store = ckpt_fuse::real(&context.locate()?);
+    // What is no store has nothing that a mount could hide.
+    drop(ckpt_store::Store::open(&store)?);
     // Before the log, which may lie there as well but is not what people should hear of.
     ckpt_fuse::apart(&directory, &store, &[])?;
     let (log, stderr) = open_log(args.log.as_deref(), &directory)?;

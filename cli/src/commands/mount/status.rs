@@ -160,8 +160,7 @@ impl Seen {
     fn says(&self) -> String {
         match &self.look {
             Look::Alive(Some(status)) if status.damaged_chunks > 0 => {
-                let are = if status.damaged_chunks == 1 { "is" } else { "are" };
-                format!("works, {} {are} damaged: see the log", counted(status.damaged_chunks, "chunk"))
+                format!("works, found {}: see the log", counted(status.damaged_chunks, "damaged chunk"))
             }
             Look::Alive(_) => "works".into(),
             Look::Stale => "stale: its process is gone".into(),
