@@ -43,6 +43,17 @@ pub fn detach(at: &Path) {
 /// The number of the FUSE file system that is mounted at `at`, which its connection goes by. Asks the kernel, and never the
 /// file system.
 pub fn minor_of(at: &Path) -> Option<u32> {
+    let found = mounted().into_iter().rfind(|(_, path, _)| path == at);
+    found.filter(|(.., is_fuse)| *is_fuse).map(|(minor, ..)| minor)
+}
+
+/// Where file systems of FUSE are mounted that this thread sees. Looks at none of them, which would keep it in use.
+pub fn mount_points() -> Vec<PathBuf> {
+    mounted().into_iter().filter(|(.., is_fuse)| *is_fuse).map(|(_, path, _)| path).collect()
+}
+
+/// What is mounted where: the number of each file system, and whether it is one of FUSE.
+fn mounted() -> Vec<(u32, PathBuf, bool)> {
     let mounts = fs::read("/proc/thread-self/mountinfo").expect("it tells of mounts");
     let fields = |line: &[u8]| -> Option<(u32, PathBuf, bool)> {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
@@ -50,8 +61,7 @@ pub fn minor_of(at: &Path) -> Option<u32> {
         let is_fuse = fields.iter().any(|field| *field == b"fuse" || field.starts_with(b"fuse."));
         Some((minor, PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?))), is_fuse))
     };
-    let found = mounts.split(|byte| *byte == b'\n').filter_map(fields).rfind(|(_, path, _)| path == at);
-    found.filter(|(.., is_fuse)| *is_fuse).map(|(minor, ..)| minor)
+    mounts.split(|byte| *byte == b'\n').filter_map(fields).collect()
 }
 
 /// A path as mountinfo writes it: blanks and the like as a backslash and three octal digits.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, noise};
-use crate::mount::{detach, minor_of};
+use crate::mount::{detach, minor_of, mount_points};
 use crate::run::{Ran, on, run};
 
 /// How long something may take that is to happen at once.
@@ -127,13 +127,6 @@ impl Drop for Desk {
             send(*pid, libc::SIGKILL);
         }
     }
-}
-
-/// Where stores are mounted that this process sees.
-fn mount_points() -> Vec<PathBuf> {
-    let ran = run(crate::run::command().args(["mount", "--status", "--json"]));
-    let all: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
-    all.as_array().into_iter().flatten().filter_map(|one| one["directory"].as_str()).map(PathBuf::from).collect()
 }
 
 /// A server in the foreground.

@@ -14,7 +14,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use crate::connection::{break_up, detach, minor_of};
+pub use crate::connection::{break_up, detach, minor_of, mount_points};
 use crate::run::{Ran, binary, ckpt};
 use crate::shim::{Fault, Watch};
 
