@@ -58,17 +58,16 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
     }
     let mut elsewhere = Vec::new();
     let ended = process.is_none_or(|process| {
-        if process.ended_within(SHORT) {
+        // Another's tree of mounts that has it as well may be about to go.
+        if process.ended_within(if args.lazy { SHORT } else { QUIET }) {
             return true;
         }
         elsewhere = ckpt_fuse::places(mount.device);
-        if args.lazy || !elsewhere.is_empty() {
+        if args.lazy || (hangs.is_none() && !elsewhere.is_empty()) {
             return false;
         }
-        process.ended_within(QUIET - SHORT) || {
-            eprintln!("Note: waiting for process {} to end", pid.unwrap_or_default());
-            process.ended_within(PATIENCE - QUIET)
-        }
+        eprintln!("Note: waiting for process {} to end", pid.unwrap_or_default());
+        process.ended_within(PATIENCE - QUIET)
     });
     elsewhere.iter().for_each(|place| eprintln!("Note: it is mounted on {place} as well"));
     // Not where files may be open on purpose, and are served.
@@ -92,8 +91,8 @@ pub fn run(context: &Context, args: &Umount) -> Result<(), Failure> {
             let how = match hangs {
                 Some(state) if args.lazy => format!("{state}, so what is still open can't be read"),
                 Some(state) => format!("{state} and has not ended yet"),
-                None if !elsewhere.is_empty() => "ends when it is unmounted there too".into(),
                 None if args.lazy => "serves what is still open".into(),
+                None if !elsewhere.is_empty() => "ends when it is unmounted there too".into(),
                 None => "has not ended yet".into(),
             };
             format!("unmounted {on}; process {pid} {how}\n")
