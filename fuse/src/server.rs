@@ -152,11 +152,10 @@ impl Filesystem for Server {
                     return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing);
                 }
             }
+            // What it holds never changes: the kernel may keep what it has read of it.
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
             match self.files.open(source.checkpoint, ino, source.body) {
-                // What it holds never changes: the kernel may keep what it has read of it.
-                Ok(handle) => {
-                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
-                }
+                Ok(handle) => reply.opened(FileHandle(handle), flags),
                 Err(error) => {
                     // The kernel asks once more for what has the name of one that is gone: another may be in its place.
                     self.metadata.catch_up();
