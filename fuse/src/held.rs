@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ckpt_store::{CheckpointId, OpenCheckpoint, Quiet, ReadCache, Result, Store};
+use ckpt_store::{CheckpointId, OpenCheckpoint, ReadCache, Result, Store};
 
 use crate::limits::{DAMAGE_LOOKED_FOR_AGAIN, LINGER};
 
@@ -101,7 +101,7 @@ impl Held {
 
     fn open(&self, id: CheckpointId, opened: &mut Opened) -> Result<Arc<OpenCheckpoint>> {
         opened.since = Some(Instant::now());
-        let checkpoint = self.store.open_checkpoint_in(&id.to_string(), Arc::clone(&self.cache), &Quiet)?;
+        let checkpoint = self.store.open_checkpoint_in(id, Arc::clone(&self.cache))?;
         Ok(Arc::clone(opened.checkpoint.insert(Arc::new(checkpoint))))
     }
 }

@@ -109,7 +109,8 @@ impl Views {
     }
 
     fn open(&self, cache_bytes: usize) -> OpenCheckpoint {
-        Arc::new(self.lab.open()).open_checkpoint_in("r@1", Arc::new(ReadCache::new(cache_bytes)), &Quiet).unwrap()
+        let store = Arc::new(self.lab.open());
+        store.open_checkpoint_in(store.resolve("r@1").unwrap().id, Arc::new(ReadCache::new(cache_bytes))).unwrap()
     }
 }
 
@@ -269,7 +270,7 @@ fn checkpoints_that_share_a_cache_decode_what_they_share_once() {
     let cache = Arc::new(ReadCache::new(256 << 20));
     let opened: Vec<OpenCheckpoint> = ["r@1", "r@2"]
         .iter()
-        .map(|reference| store.open_checkpoint_in(reference, Arc::clone(&cache), &Quiet).unwrap())
+        .map(|reference| store.open_checkpoint_in(store.resolve(reference).unwrap().id, Arc::clone(&cache)).unwrap())
         .collect();
     let body_of = |open: &OpenCheckpoint| bodies(&store.manifest(open.entry().id).unwrap()).remove(0);
     // By many threads at a time, all of which want all of it.

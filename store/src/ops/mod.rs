@@ -28,6 +28,7 @@ use self::get::{GetReport, GetRequest};
 use self::import::watch::{WatchEvent, WatchReport, WatchRequest};
 use self::import::{ImportEvent, ImportPlan, ImportReport, ImportRequest};
 use self::open::{OpenCheckpoint, ReadCache};
+use self::opened::Opened;
 use self::put::parts::{self, PartRequest, Prepared};
 use self::put::{PutReport, PutRequest};
 use self::repair::{RepairReport, RepairRequest};
@@ -42,6 +43,7 @@ use crate::catalog::policies::{Policy, PolicyUse};
 use crate::catalog::{State, refs};
 use crate::error::Result;
 use crate::format::catalog::Entry;
+use crate::id::CheckpointId;
 use crate::limits::CACHE_BYTES;
 use crate::progress::{Progress, Quiet};
 use crate::store::Store;
@@ -81,17 +83,13 @@ impl Store {
 
     /// Opens a checkpoint, for reads of any bytes in any order.
     pub fn open_checkpoint(self: &Arc<Self>, reference: &str, progress: &dyn Progress) -> Result<OpenCheckpoint> {
-        self.open_checkpoint_in(reference, Arc::new(ReadCache::new(CACHE_BYTES)), progress)
+        let opened = Opened::by_ref(self, "open", reference, progress)?;
+        Ok(open::open(self, opened, Arc::new(ReadCache::new(CACHE_BYTES))))
     }
 
-    /// Opens a checkpoint, with its decoded chunks in a cache that others of this store may share.
-    pub fn open_checkpoint_in(
-        self: &Arc<Self>,
-        reference: &str,
-        cache: Arc<ReadCache>,
-        progress: &dyn Progress,
-    ) -> Result<OpenCheckpoint> {
-        open::open(self, reference, cache, progress)
+    /// Opens the checkpoint of an id, with its decoded chunks in a cache that others of this store may share.
+    pub fn open_checkpoint_in(self: &Arc<Self>, id: CheckpointId, cache: Arc<ReadCache>) -> Result<OpenCheckpoint> {
+        Ok(open::open(self, Opened::by_id(self, "open", id)?, cache))
     }
 
     /// The tensors of a checkpoint, and what others of its run have of them.

@@ -33,16 +33,17 @@ impl Pinned {
     /// Pins those checkpoints that `choose` chooses of what the store holds, for a session that does `what`. Those that were
     /// dropped meanwhile are not in the state any more.
     pub fn new(store: &Store, what: &str, choose: impl FnOnce(&State) -> Result<Vec<CheckpointId>>) -> Result<Self> {
+        Self::of(store, what, choose(&State::load(store.backend())?)?)
+    }
+
+    /// Pins checkpoints, as [`Self::new`] does.
+    pub fn of(store: &Store, what: &str, chosen: impl IntoIterator<Item = CheckpointId>) -> Result<Self> {
         // The session and its pins come before HEAD is read for good, so that gc either sees the pin or this reader sees that
         // the checkpoint is gone.
-        let session = Session::of_reader(store.root(), what)?;
-        let chosen = choose(&State::load(store.backend())?)?;
-        let session = pin_if_possible(session, chosen)?;
+        let session = pin_if_possible(Session::of_reader(store.root(), what)?, chosen)?;
         Ok(Self { state: State::load(store.backend())?, session })
     }
-}
 
-impl Pinned {
     /// Whether gc can see it.
     pub fn is_written(&self) -> bool {
         self.session.is_some()
@@ -53,14 +54,19 @@ impl Opened {
     /// The checkpoint that a ref names, and what keeps it for a session that does `what`.
     pub fn by_ref(store: &Store, what: &str, reference: &str, progress: &dyn Progress) -> Result<(Self, Pinned)> {
         let settled = sound::settle(store, reference, progress)?;
-        let mut chosen = None;
-        let pinned = Pinned::new(store, what, |state| {
-            let id = refs::resolve(state, &settled)?.id;
-            chosen = Some(id);
-            Ok(vec![id])
-        })?;
-        let gone = || Error::NotFound { thing: Thing::Checkpoint, name: reference.to_owned(), near: Vec::new() };
-        let entry = chosen.and_then(|id| pinned.state.entry(id)).ok_or_else(gone)?.clone();
+        let id = refs::resolve(&State::load(store.backend())?, &settled)?.id;
+        Self::kept(store, what, id, reference)
+    }
+
+    /// The checkpoint of an id, and what keeps it for a session that does `what`. Reads the catalog once and not twice.
+    pub fn by_id(store: &Store, what: &str, id: CheckpointId) -> Result<(Self, Pinned)> {
+        Self::kept(store, what, id, &id.to_string())
+    }
+
+    fn kept(store: &Store, what: &str, id: CheckpointId, name: &str) -> Result<(Self, Pinned)> {
+        let pinned = Pinned::of(store, what, [id])?;
+        let gone = || Error::NotFound { thing: Thing::Checkpoint, name: name.to_owned(), near: Vec::new() };
+        let entry = pinned.state.entry(id).ok_or_else(gone)?.clone();
         Ok((Self::of(store, entry)?, pinned))
     }
 

@@ -110,15 +110,9 @@ impl OpenTensor {
     }
 }
 
-/// Opens the checkpoint that a ref names, with its decoded chunks in `cache`.
-pub fn open(
-    store: &Arc<Store>,
-    reference: &str,
-    cache: Arc<ReadCache>,
-    progress: &dyn Progress,
-) -> Result<OpenCheckpoint> {
-    let (opened, pinned) = Opened::by_ref(store, "open", reference, progress)?;
-    Ok(OpenCheckpoint {
+/// An open checkpoint, with its decoded chunks in `cache`.
+pub fn open(store: &Arc<Store>, (opened, pinned): (Opened, Pinned), cache: Arc<ReadCache>) -> OpenCheckpoint {
+    OpenCheckpoint {
         store: Arc::clone(store),
         sums: opened.manifest.sums(),
         same: OnceLock::new(),
@@ -133,7 +127,7 @@ pub fn open(
         gathering: Mutex::default(),
         opened,
         pinned,
-    })
+    }
 }
 
 impl OpenCheckpoint {

@@ -63,7 +63,7 @@ pub struct TensorList {
 pub fn list(store: &Store, reference: &str, progress: &dyn Progress) -> Result<TensorList> {
     let (opened, pinned) = Opened::by_ref(store, "show", reference, progress)?;
     let (ids, others_total) = nearest(&pinned.state, &opened.entry);
-    let beside = Pinned::new(store, "show", |_| Ok(ids.iter().map(|entry| entry.id).collect()))?;
+    let beside = Pinned::of(store, "show", ids.iter().map(|entry| entry.id))?;
     // One that was dropped meanwhile, or is damaged, has nothing to say here.
     let open = |entry: &Entry| Opened::of(store, beside.state.entry(entry.id)?.clone()).ok();
     let others: Vec<Opened> = ids.par_iter().filter_map(open).collect();
