@@ -12,7 +12,7 @@ use super::runs::Run;
 /// How long a mount may take to notice what happened to the store, in milliseconds: longer than what is promised, because all of
 /// this runs on a machine that has more to do than it can.
 pub const NOTICES_MS: u64 = 3000;
-/// How many steps that were dropped are remembered of a run, those of the latest.
+/// How many steps that were dropped are remembered of a run, those that were last.
 const GONE_MAX: usize = 60;
 
 /// Milliseconds by a clock that all processes have.
@@ -81,8 +81,13 @@ impl Truth {
     }
 
     fn write(&self, run: usize, lines: &mut BTreeMap<u64, Line>) {
-        let gone: Vec<u64> = lines.iter().filter(|(_, line)| line.may_be == [None]).map(|(step, _)| *step).collect();
-        for step in &gone[..gone.len().saturating_sub(GONE_MAX)] {
+        let gone = lines.iter().filter(|(_, line)| line.may_be == [None]);
+        let mut gone: Vec<(u64, u64)> = gone.map(|(step, line)| (line.since_ms, *step)).collect();
+        gone.sort_unstable();
+        // Without its line a step is one that never was. A mount may show one for a while that was dropped just now, however low
+        // its number is: one that was best for long goes late.
+        let old_ms = now_ms().saturating_sub(2 * NOTICES_MS);
+        for (_, step) in gone.iter().take(gone.len().saturating_sub(GONE_MAX)).filter(|(since, _)| *since < old_ms) {
             lines.remove(step);
         }
         let mut text = String::new();
