@@ -181,8 +181,8 @@ def main(action: str, place: str) -> None:
 
 
 def leave() -> NoReturn:
-    """Ends a process whose work is done. Not by way of the interpreter's end: what DDP holds of a group outlives that group,
-    and Gloo's threads abort an interpreter that is ending (pytorch/pytorch#190489)."""
+    """Ends a process whose work is done. Not by way of the interpreter's end: what DDP holds of a group outlives
+    that group, and Gloo's threads abort an interpreter that is ending (pytorch/pytorch#190489)."""
     Accelerator(cpu=True).end_training()
     sys.stdout.flush()
     os._exit(0)
