@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ckpt_tests::lab::files;
-use ckpt_tests::mount::{Mounting, has_program, mountable};
+use ckpt_tests::mount::{Mount, Mounting, has_program, mountable};
 use ckpt_tests::sample::{self, Node, Tree};
 
 use super::{NOTICES, Scene, wait_for};
@@ -14,6 +15,14 @@ use super::{NOTICES, Scene, wait_for};
 /// A checkpoint of one file that no other has a byte of.
 fn put(scene: &Scene, run: &str, seed: u64, bytes: usize) {
     scene.put(&Tree::directory().with("model.bin", Node::File(sample::noise(seed, bytes), 0o644)), run, 1);
+}
+
+/// A mount whose server meets this each time that it opens a file of the store. A signal to it would be strace's.
+fn opening(scene: &Scene, path: &Path, meets: &str) -> Mount {
+    let (calls, inject) = (scene.lab.path("calls"), format!("inject=openat:{meets}"));
+    let strace = ["strace", "-f", "-qq", "-e", "trace=openat", "-e", &inject, "-o"].map(OsStr::new);
+    let wrapper = strace.into_iter().chain([calls.as_os_str(), OsStr::new("-P"), path.as_os_str()]);
+    Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).under(wrapper).start()
 }
 
 #[test]
@@ -26,10 +35,7 @@ fn one_that_is_slow_to_open_keeps_nobody_else_waiting() {
     put(&scene, "quick", 2, 100_000);
     let id = scene.lab.open().resolve("slow@1").unwrap().id;
     let manifest = scene.lab.store().canonicalize().unwrap().join(format!("checkpoints/{id}"));
-    let calls = scene.lab.path("calls");
-    let strace = ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:delay_enter=6000000", "-o"];
-    let wrapper = strace.iter().map(OsStr::new).chain([calls.as_os_str(), OsStr::new("-P"), manifest.as_os_str()]);
-    let mount = Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).under(wrapper).start();
+    let mount = opening(&scene, &manifest, "delay_enter=6000000");
     let [slow, quick] = ["slow", "quick"].map(|run| mount.path(format!("{run}/step-1/model.bin")));
     // Now both are known by their names, and none is open.
     assert!(fs::metadata(&slow).unwrap().is_file() && fs::metadata(&quick).unwrap().is_file());
@@ -47,7 +53,6 @@ fn one_that_is_slow_to_open_keeps_nobody_else_waiting() {
         assert!(slow >= Duration::from_secs(6), "nothing was slow: {slow:?}");
         assert!(others < Duration::from_secs(5), "another one took {others:?}");
     });
-    // A signal would be strace's.
     mount.umount();
 }
 
@@ -79,10 +84,7 @@ fn why_a_file_can_not_be_read_is_told_once_and_with_its_cause() {
     let scene = Scene::new();
     put(&scene, "r", 1, 3_000_000);
     let pack = files(&scene.lab.store().canonicalize().unwrap().join("packs")).remove(0);
-    let calls = scene.lab.path("calls");
-    let strace = ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:error=EIO", "-o"];
-    let wrapper = strace.iter().map(OsStr::new).chain([calls.as_os_str(), OsStr::new("-P"), pack.as_os_str()]);
-    let mount = Mounting::new(&scene.lab.store(), &scene.lab.path("mnt")).under(wrapper).start();
+    let mount = opening(&scene, &pack, "error=EIO");
     let file = File::open(mount.path("r/step-1/model.bin")).unwrap();
     for at in 0..20 {
         assert_eq!(file.read_at(&mut [0; 10], at * 100_000).unwrap_err().raw_os_error(), Some(libc::EIO));
@@ -91,7 +93,6 @@ fn why_a_file_can_not_be_read_is_told_once_and_with_its_cause() {
     assert_eq!(mount.log().matches("can't open").count(), 1, "{}", mount.log());
     assert!(mount.log().contains(&told), "{}", mount.log());
     drop(file);
-    // A signal would be strace's.
     mount.umount();
 }
 
