@@ -70,7 +70,8 @@ pub enum Error {
     Busy {
         /// Where.
         directory: PathBuf,
-        /// Who or what, as far as the system tells: `python3 (process 123) has run/step-5/model.pt`, `tmpfs is mounted on run`.
+        /// Who or what, as far as the system tells: `python3 (process 123) has run/step-5/model.pt`, `tmpfs is mounted
+        /// on run`.
         holders: Vec<String>,
     },
     /// A mount does not answer in time.

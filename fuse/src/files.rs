@@ -101,7 +101,8 @@ impl Files {
         }
     }
 
-    /// The bytes of an open file from `offset` on, `len` of them or those up to its end. None for a handle that is not open.
+    /// The bytes of an open file from `offset` on, `len` of them or those up to its end. None for a handle that is not
+    /// open.
     pub fn read(&self, handle: u64, offset: u64, len: u64) -> Option<Result<Vec<Slice>>> {
         let handle = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()?;
         let next = handle.follow(offset, len, self.reach());
@@ -130,7 +131,8 @@ impl Files {
         self.workers.meet(kernel);
     }
 
-    /// How far to look ahead in one handle. What is decoded ahead must still be there when it is read, whoever else reads.
+    /// How far to look ahead in one handle. What is decoded ahead must still be there when it is read, whoever else
+    /// reads.
     fn reach(&self) -> Reach {
         let all = self.cache.bytes_max() as u64 / 4 / self.read_on.load(Ordering::Relaxed).max(1);
         Reach { each: all.min(self.reach_max), all }

@@ -1,5 +1,5 @@
-//! Checkpoints that are open because files of them are. Never opens one twice for two who want it at a time, and never has anybody
-//! wait for the opening of another one, which a slow disk may take long for.
+//! Checkpoints that are open because files of them are. Never opens one twice for two who want it at a time, and never
+//! has anybody wait for the opening of another one, which a slow disk may take long for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,8 +46,8 @@ impl Held {
         self.open(id, &mut opened)
     }
 
-    /// A checkpoint that is open as `met`, opened anew: an open one looks for a chunk once, and somebody may have stored again what
-    /// was damaged. None when it has just been opened, or can't be any more.
+    /// A checkpoint that is open as `met`, opened anew: an open one looks for a chunk once, and somebody may have
+    /// stored again what was damaged. None when it has just been opened, or can't be any more.
     pub fn again(&self, met: &Arc<OpenCheckpoint>) -> Option<Arc<OpenCheckpoint>> {
         let id = met.entry().id;
         let place = self.place(id);

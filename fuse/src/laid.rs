@@ -1,5 +1,5 @@
-//! Which files are laid down whole, which are to be, and in which way each is open. Pure: never touches a file, and never knows
-//! what the kernel takes for one.
+//! Which files are laid down whole, which are to be, and in which way each is open. Pure: never touches a file, and
+//! never knows what the kernel takes for one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ enum State {
     Never,
 }
 
-/// How a file is to be opened. The kernel refuses to read a file by itself that is open by way of the server, and the other way
-/// round; and all that it reads by itself of one inode must be one file.
+/// How a file is to be opened. The kernel refuses to read a file by itself that is open by way of the server, and the
+/// other way round; and all that it reads by itself of one inode must be one file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Way<B> {
     /// As those that are open already.
@@ -129,8 +129,8 @@ impl<B> Laid<B> {
         if file.through == 0 { file.backing.take() } else { None }
     }
 
-    /// Sets room aside for a file that is to be laid down; answers those that go for it, or nothing when there is none to be had:
-    /// one that is open stays.
+    /// Sets room aside for a file that is to be laid down; answers those that go for it, or nothing when there is none
+    /// to be had: one that is open stays.
     pub fn make_room(&mut self, ino: u64) -> Option<Vec<u64>> {
         let len = self.files.get(&ino).filter(|file| file.state == State::Coming)?.len;
         let is_idle = |file: &File<B>| file.state == State::Here && file.cached + file.through == 0;
@@ -167,8 +167,8 @@ impl<B> Laid<B> {
         }
     }
 
-    /// A file for which there was room could not be laid down, or had none. It is not tried again before it was read through
-    /// once more.
+    /// A file for which there was room could not be laid down, or had none. It is not tried again before it was read
+    /// through once more.
     pub fn failed(&mut self, ino: u64, had_room: bool) {
         let Some(file) = self.files.get_mut(&ino) else { return };
         if had_room {
@@ -273,8 +273,8 @@ mod tests {
     }
 
     proptest! {
-        /// However files are opened, closed, laid down and lost: no file is open in both ways, all that the kernel reads of one
-        /// inode is one file, and there is never more than there may be.
+        /// However files are opened, closed, laid down and lost: no file is open in both ways, all that the kernel
+        /// reads of one inode is one file, and there is never more than there may be.
         #[test]
         fn no_file_is_open_in_both_ways(steps in proptest::collection::vec((0..6_u64, 0..7_u8, any::<bool>()), 0..300)) {
             let mut laid = Laid::<u64>::new(100);

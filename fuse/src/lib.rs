@@ -1,6 +1,6 @@
-//! A read-only file system that shows the checkpoints of a store as the files that they were, by FUSE. This file is its whole
-//! public API. Never writes to the store, but for sessions; never touches the terminal; never looks at a path below its own
-//! mount point, which only it could answer.
+//! A read-only file system that shows the checkpoints of a store as the files that they were, by FUSE. This file is its
+//! whole public API. Never writes to the store, but for sessions; never touches the terminal; never looks at a path
+//! below its own mount point, which only it could answer.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, unsafe_code)]
 

@@ -3,14 +3,15 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Threads that answer the kernel: twice as many as there are processors, within these bounds. Some wait for what others decode.
+/// Threads that answer the kernel: twice as many as there are processors, within these bounds. Some wait for what
+/// others decode.
 pub const THREADS: RangeInclusive<usize> = 4..=32;
 
 /// Bytes of one request of the kernel: as many as it will put into one.
 pub const REQUEST_BYTES: u32 = 1 << 20;
 
-/// How far the kernel reads ahead in a file, in KiB, where this process may say so: one request. FUSE alone can't ask for more
-/// than 128.
+/// How far the kernel reads ahead in a file, in KiB, where this process may say so: one request. FUSE alone can't ask
+/// for more than 128.
 pub const READ_AHEAD_KB: u64 = 1024;
 
 /// How long what is open is served after the mount was told to end.
@@ -19,8 +20,8 @@ pub const GRACE: Duration = Duration::from_secs(10);
 /// Requests of the kernel that nobody waits for yet: what several readers let it read ahead.
 pub const BACKGROUND_REQUESTS: u16 = 64;
 
-/// The most bytes that are decoded ahead of one reader, for each thread that does it: enough to keep it busy, and little enough
-/// to be still in the processor's cache when it is read.
+/// The most bytes that are decoded ahead of one reader, for each thread that does it: enough to keep it busy, and
+/// little enough to be still in the processor's cache when it is read.
 pub const AHEAD_BYTES: u64 = 4 << 20;
 
 /// Bytes that are decoded ahead of one who was first seen to read on.
@@ -44,12 +45,12 @@ pub const AREAS_MAX: usize = 4096;
 /// The most places at which one handle is followed.
 pub const STREAMS_MAX: usize = 64;
 
-/// How long a checkpoint stays open when its last file was closed: loaders open a file again and again. As long, gc keeps
-/// what only it needs.
+/// How long a checkpoint stays open when its last file was closed: loaders open a file again and again. As long, gc
+/// keeps what only it needs.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a checkpoint with a damaged chunk stays open as it is: each time it is opened anew, what was stored again meanwhile is
-/// found.
+/// How long a checkpoint with a damaged chunk stays open as it is: each time it is opened anew, what was stored again
+/// meanwhile is found.
 pub const DAMAGE_LOOKED_FOR_AGAIN: Duration = Duration::from_secs(1);
 
 /// Damaged chunks that are told one by one.
@@ -76,11 +77,12 @@ pub const FIXED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long answers that are just on their way may keep news from the kernel.
 pub const ANSWERS: Duration = Duration::from_secs(1);
 
-/// Directories of runs that are kept as they were, for those who have read a part of them. One of 10,000 checkpoints takes 2 MB.
+/// Directories of runs that are kept as they were, for those who have read a part of them. One of 10,000 checkpoints
+/// takes 2 MB.
 pub const OLD_DIRECTORIES_MAX: usize = 32;
 
-/// About how many bytes parsed manifests take, with what follows from them. One of a checkpoint of 100 GB takes some MB; a larger
-/// one is kept alone.
+/// About how many bytes parsed manifests take, with what follows from them. One of a checkpoint of 100 GB takes some
+/// MB; a larger one is kept alone.
 pub const MANIFESTS_BYTES: usize = 64 << 20;
 
 /// Files that wait for being laid down whole; what is more is taken the next time.

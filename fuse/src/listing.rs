@@ -1,5 +1,5 @@
-//! The tree as the catalog had it when somebody looked last. Never reads the catalog when nothing changed in the store, and goes
-//! on with what it knows while that can't be read.
+//! The tree as the catalog had it when somebody looked last. Never reads the catalog when nothing changed in the store,
+//! and goes on with what it knows while that can't be read.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

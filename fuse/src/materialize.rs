@@ -1,5 +1,5 @@
-//! Lays files down whole that are read again and again, and hands them to the kernel, which then reads them by itself. Never makes
-//! a reader wait, and never lets one fail: where it can't, files are read as before.
+//! Lays files down whole that are read again and again, and hands them to the kernel, which then reads them by itself.
+//! Never makes a reader wait, and never lets one fail: where it can't, files are read as before.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -72,7 +72,8 @@ pub struct Opening<'a> {
 }
 
 impl Materializer {
-    /// Begins to lay files down in a directory of its own in `options.directory`; what dead mounts left there is removed.
+    /// Begins to lay files down in a directory of its own in `options.directory`; what dead mounts left there is
+    /// removed.
     pub fn start(options: &Materialize, files: Arc<Files>, log: Arc<dyn Log>) -> Result<Self> {
         let failed = |source| Error::Io { what: format!("can't use {}", options.directory.display()), source };
         let own = OwnDirectory::new(&options.directory).map_err(failed)?;
@@ -104,16 +105,16 @@ impl Materializer {
         self.shared.give_up(&mut self.shared.lock(), why);
     }
 
-    /// How many file systems may lie on each other where the files are laid down: 1 on a plain one, 2 on an overlay as containers
-    /// have it. No more than it takes: the mount itself counts as one more than that.
+    /// How many file systems may lie on each other where the files are laid down: 1 on a plain one, 2 on an overlay as
+    /// containers have it. No more than it takes: the mount itself counts as one more than that.
     pub fn depth(&self) -> u32 {
         const OVERLAY: u64 = 0x794c_7630;
         let is_overlay = rustix::fs::statfs(self.shared.own.path()).is_ok_and(|about| about.f_type as u64 == OVERLAY);
         if is_overlay { 2 } else { 1 }
     }
 
-    /// Opens a file: as one that the kernel reads by itself, for which it is told by `register`; none when it is to be read by way
-    /// of the server. Each way it must be closed.
+    /// Opens a file: as one that the kernel reads by itself, for which it is told by `register`; none when it is to be
+    /// read by way of the server. Each way it must be closed.
     pub fn open(
         &self,
         opening: &Opening<'_>,
@@ -282,7 +283,8 @@ impl Shared {
 
     fn write(&self, task: &Task, handle: u64) -> std::result::Result<(), Failed> {
         let mut file = self.own.create(task.ino).map_err(Failed::Write)?;
-        // In large pieces at multiples of their length: the kernel then keeps the file in large pages, and maps it in large pages.
+        // In large pieces at multiples of their length: the kernel then keeps the file in large pages, and maps it in
+        // large pages.
         let mut piece = Vec::with_capacity(LAID_PIECE_BYTES as usize);
         let mut at = 0;
         while at < task.body.len() {

@@ -1,5 +1,5 @@
-//! What paths are and what is known of them: lookups, attributes, directories, links, extended attributes. Never opens a
-//! checkpoint, and never reads a manifest but for who looks into that checkpoint.
+//! What paths are and what is known of them: lookups, attributes, directories, links, extended attributes. Never opens
+//! a checkpoint, and never reads a manifest but for who looks into that checkpoint.
 
 mod news;
 #[cfg(test)]
@@ -43,7 +43,8 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Everything about the paths of a store, or of those runs that a glob matches. All belongs to `owner`, a user and a group.
+    /// Everything about the paths of a store, or of those runs that a glob matches. All belongs to `owner`, a user and
+    /// a group.
     ///
     /// # Errors
     /// When the catalog can't be read, or the glob is none.
@@ -166,7 +167,8 @@ impl Metadata {
         }
     }
 
-    /// As [`Self::entries`] with what `stat` tells of each. Counts a lookup of each that was taken, but for `.` and `..`.
+    /// As [`Self::entries`] with what `stat` tells of each. Counts a lookup of each that was taken, but for `.` and
+    /// `..`.
     pub fn entries_plus(&self, directory: &Directory, from: u64, mut add: impl FnMut(ListedPlus<'_>) -> bool) {
         // What is read as it was is not what the kernel should remember.
         let ttl = if directory.is_current { FIXED } else { Duration::ZERO };

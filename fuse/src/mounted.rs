@@ -1,5 +1,5 @@
-//! The life of a mount, from when it stands to when it is gone. Never looks at a path below it, which only this process could
-//! answer.
+//! The life of a mount, from when it stands to when it is gone. Never looks at a path below it, which only this process
+//! could answer.
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -62,8 +62,8 @@ impl Mounted {
         read_ahead_kb(self.device?)
     }
 
-    /// Begins to bring the files of checkpoints into the page cache; somebody else has made the kernel look them up. Ends with
-    /// the mount.
+    /// Begins to bring the files of checkpoints into the page cache; somebody else has made the kernel look them up.
+    /// Ends with the mount.
     pub fn warm(&self, checkpoints: Vec<CheckpointId>) -> Result<()> {
         let (warmer, kernel) = (Arc::clone(&self.warmer), self.session.notifier());
         let run = move || warmer.run(&checkpoints, &kernel);
@@ -71,8 +71,8 @@ impl Mounted {
         started.map(drop).map_err(|source| Error::Io { what: "can't start a thread".into(), source })
     }
 
-    /// Waits until somebody has unmounted it, or `stop` says so, which is asked many times a second: then unmounts it. What is
-    /// still open is served for ten seconds more.
+    /// Waits until somebody has unmounted it, or `stop` says so, which is asked many times a second: then unmounts it.
+    /// What is still open is served for ten seconds more.
     pub fn wait(mut self, stop: &dyn Fn() -> Stop) -> Result<()> {
         while !self.is_over() && stop() == Stop::No {
             std::thread::sleep(TICK);

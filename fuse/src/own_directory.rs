@@ -1,4 +1,5 @@
-//! The directory in which one mount lays files down, in one that others use as well. Never removes what no mount has made.
+//! The directory in which one mount lays files down, in one that others use as well. Never removes what no mount has
+//! made.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};

@@ -1,5 +1,5 @@
-//! Answers the kernel: hands each request on to what knows, and says no to all that would change something. Never decides what
-//! a path is or how bytes are read.
+//! Answers the kernel: hands each request on to what knows, and says no to all that would change something. Never
+//! decides what a path is or how bytes are read.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -382,8 +382,8 @@ impl Filesystem for Server {
     }
 }
 
-/// Answers a request. One that panics is an input/output error for whoever asked, and not the end of a thread, of which there are
-/// few: by the first that ends, the mount does.
+/// Answers a request. One that panics is an input/output error for whoever asked, and not the end of a thread, of which
+/// there are few: by the first that ends, the mount does.
 fn answer(request: impl FnOnce()) {
     // What it was is told by the panic itself, in the log.
     let _ = catch_unwind(AssertUnwindSafe(request));

@@ -1,4 +1,5 @@
-//! A log in which one cause stands once, however often it is met; and what an error says with all that led to it. Never holds more than a bounded number of lines.
+//! A log in which one cause stands once, however often it is met; and what an error says with all that led to it. Never
+//! holds more than a bounded number of lines.
 
 use std::collections::HashMap;
 use std::error::Error;

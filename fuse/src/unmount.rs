@@ -19,7 +19,8 @@ use crate::{Error, Result, mounts};
 /// The most holders that are named.
 const HOLDERS_MAX: usize = 10;
 
-/// Unmounts what is topmost on a place. With `lazy` it leaves the tree at once and lives on for those who have files open.
+/// Unmounts what is topmost on a place. With `lazy` it leaves the tree at once and lives on for those who have files
+/// open.
 ///
 /// # Errors
 /// `Busy` when somebody uses it, `NotMounted`, `NoHelper` and `Refused`.
@@ -69,8 +70,8 @@ fn mounted_within(directory: &Path) -> Vec<String> {
     within.map(|(mount, path)| format!("{} is mounted on {}", mount.kind, mounts::shown(path.as_os_str()))).collect()
 }
 
-/// Where a file system is mounted, as far as this user may know: here, and in the trees of processes that have their own, such
-/// as those of containers.
+/// Where a file system is mounted, as far as this user may know: here, and in the trees of processes that have their
+/// own, such as those of containers.
 pub fn places(device: Device) -> Vec<String> {
     let tree = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let mut seen: HashSet<PathBuf> = tree("self").into_iter().collect();
@@ -132,7 +133,8 @@ fn held(pid: u32, directory: &Path) -> Option<PathBuf> {
     })
 }
 
-/// The process that serves a mount which doesn't say so itself: one that has FUSE's device open and was told to mount there.
+/// The process that serves a mount which doesn't say so itself: one that has FUSE's device open and was told to mount
+/// there.
 pub fn server_of(directory: &Path) -> Option<u32> {
     processes().find(|pid| serves(Path::new(&format!("/proc/{pid}")), directory))
 }
@@ -150,9 +152,9 @@ fn serves(of: &Path, directory: &Path) -> bool {
     serves && is_told()
 }
 
-/// Cuts the connection of a mount whose process was killed and can't die; whether it did. Such a one was just telling the kernel of
-/// a name that changed, for which it needs the lock of a directory, while somebody who looks a name up holds that and waits for an
-/// answer, which nobody gives any more. Afterwards the mount is stale, or gone.
+/// Cuts the connection of a mount whose process was killed and can't die; whether it did. Such a one was just telling
+/// the kernel of a name that changed, for which it needs the lock of a directory, while somebody who looks a name up
+/// holds that and waits for an answer, which nobody gives any more. Afterwards the mount is stale, or gone.
 ///
 /// # Errors
 /// When it can't be found out what is mounted.

@@ -1,5 +1,5 @@
-//! Fills the kernel's page cache with the files of checkpoints before anybody reads them. Gives the kernel pages, which no open
-//! file holds: nothing of it keeps a mount from being unmounted, and it never looks at the mount.
+//! Fills the kernel's page cache with the files of checkpoints before anybody reads them. Gives the kernel pages, which
+//! no open file holds: nothing of it keeps a mount from being unmounted, and it never looks at the mount.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Threads that decode what will be asked for next, and give the kernel more than it asked for. Never makes anybody wait: what
-//! they don't get to is decoded by who asks.
+//! Threads that decode what will be asked for next, and give the kernel more than it asked for. Never makes anybody
+//! wait: what they don't get to is decoded by who asks.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

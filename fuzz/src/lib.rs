@@ -1,5 +1,5 @@
-//! The library's rooms below the index, compiled a second time by path so that no RocksDB is involved, and what the fuzz
-//! targets share. Never a copy of the code: what is fuzzed is what runs.
+//! The library's rooms below the index, compiled a second time by path so that no RocksDB is involved, and what the
+//! fuzz targets share. Never a copy of the code: what is fuzzed is what runs.
 
 #![allow(dead_code, missing_docs, unused_imports, reason = "the targets use a part of each room")]
 

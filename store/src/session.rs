@@ -1,5 +1,6 @@
-//! Who is using the store now. A session is a file under `sessions/` that its process holds locked: a dead process leaves a
-//! file that anybody can lock, and so nobody ever has to guess by a clock. Never decides what a session protects.
+//! Who is using the store now. A session is a file under `sessions/` that its process holds locked: a dead process
+//! leaves a file that anybody can lock, and so nobody ever has to guess by a clock. Never decides what a session
+//! protects.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -49,8 +50,8 @@ enum Record {
 impl Session {
     /// Registers a session that does `what`.
     pub fn register(root: &Path, what: &str) -> Result<Self> {
-        // The file is locked before it has a name under `sessions/`, so that nobody ever sees it unlocked while we live.
-        // Until then a gc may take it for a leftover of the dead and remove it: then try again.
+        // The file is locked before it has a name under `sessions/`, so that nobody ever sees it unlocked while we
+        // live. Until then a gc may take it for a leftover of the dead and remove it: then try again.
         for _ in 0..100 {
             let id = SessionId::generate();
             let from = root.join("tmp").join(format!("{id}.session"));
@@ -77,8 +78,8 @@ impl Session {
         Err(Error::Busy("the store's sessions are being cleared away all the time".into()))
     }
 
-    /// Registers the session of a reader that does `what`; none where it can't be: who can't write to a store can read it all
-    /// the same. On a full disk it takes a little of what the store keeps for gc.
+    /// Registers the session of a reader that does `what`; none where it can't be: who can't write to a store can read
+    /// it all the same. On a full disk it takes a little of what the store keeps for gc.
     ///
     /// # Errors
     /// [`Error::Busy`].
@@ -101,7 +102,8 @@ impl Session {
         self.write(&Record::Pin(checkpoint))
     }
 
-    /// Keeps gc from taking away packs, from the next time that gc looks on. What is on gc's lists by then goes all the same.
+    /// Keeps gc from taking away packs, from the next time that gc looks on. What is on gc's lists by then goes all the
+    /// same.
     pub fn pin_packs(&self, packs: Vec<PackId>) -> Result<()> {
         self.write(&Record::PinPacks(packs))
     }
@@ -181,8 +183,8 @@ pub fn live(root: &Path, clear: bool) -> Result<Vec<Live>> {
     Ok(found)
 }
 
-/// The pins of a live session; none when it ended meanwhile. A line that is just being written is waited for: leaving a pin
-/// out could lose what it protects.
+/// The pins of a live session; none when it ended meanwhile. A line that is just being written is waited for: leaving a
+/// pin out could lose what it protects.
 fn read_pins(path: &Path) -> Result<Option<Pins>> {
     for _ in 0..100 {
         let mut text = String::new();

@@ -1,6 +1,6 @@
-//! Room on the disk: how much is free, how much of that puts leave alone, and the file `reserve`, which is given up so that
-//! gc can work on a disk that is full. Never deletes or changes anything but that file, and never fails for its sake: a
-//! store that can't have one works without.
+//! Room on the disk: how much is free, how much of that puts leave alone, and the file `reserve`, which is given up so
+//! that gc can work on a disk that is full. Never deletes or changes anything but that file, and never fails for its
+//! sake: a store that can't have one works without.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -67,8 +67,8 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// Gives up the reserve file while it lives, if less than that is free; makes it again when dropped. For what makes room, and
-/// for what has to be done before that.
+/// Gives up the reserve file while it lives, if less than that is free; makes it again when dropped. For what makes
+/// room, and for what has to be done before that.
 #[must_use]
 pub struct Spare {
     root: PathBuf,
@@ -132,8 +132,8 @@ impl Drop for Lent {
     }
 }
 
-/// The reserve file of the store in `root` to be made shorter or longer, and its length: none when it is a link, or when it has
-/// another name, under which it may be anybody's.
+/// The reserve file of the store in `root` to be made shorter or longer, and its length: none when it is a link, or
+/// when it has another name, under which it may be anybody's.
 fn own(root: &Path) -> Option<(File, u64)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options().append(true).custom_flags(flags.bits() as i32).open(root.join(RESERVE)).ok()?;

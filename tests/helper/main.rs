@@ -1,6 +1,6 @@
-//! What a test needs another process for that is not the command: prepares a part and stays until it is told to end, commits
-//! parts, or forks while it uses a store; or that reads a mount. Never judges but that: what else it says and leaves is for the
-//! test.
+//! What a test needs another process for that is not the command: prepares a part and stays until it is told to end,
+//! commits parts, or forks while it uses a store; or that reads a mount. Never judges but that: what else it says and
+//! leaves is for the test.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail by panicking")]
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! A FUSE file system as the kernel has it: which one is mounted where, and how to end one that answers nobody. Never touches the
-//! file system itself.
+//! A FUSE file system as the kernel has it: which one is mounted where, and how to end one that answers nobody. Never
+//! touches the file system itself.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// Wakes everybody who waits for a mount, with an error, takes it away and kills its server: also one that waits for itself,
-/// whom no signal ends before.
+/// Wakes everybody who waits for a mount, with an error, takes it away and kills its server: also one that waits for
+/// itself, whom no signal ends before.
 pub fn break_up(at: &Path, minor: u32, server: u32) {
     abort(minor);
     detach(at);
@@ -40,8 +40,8 @@ pub fn detach(at: &Path) {
     }
 }
 
-/// The number of the FUSE file system that is mounted at `at`, which its connection goes by. Asks the kernel, and never the
-/// file system.
+/// The number of the FUSE file system that is mounted at `at`, which its connection goes by. Asks the kernel, and never
+/// the file system.
 pub fn minor_of(at: &Path) -> Option<u32> {
     let found = mounted().into_iter().rfind(|(_, path, _)| path == at);
     found.filter(|(.., is_fuse)| *is_fuse).map(|(minor, ..)| minor)

@@ -1,4 +1,5 @@
-//! A person's desk: a store, a home, and a directory to mount on, with the real command. Never leaves a mount or a server behind.
+//! A person's desk: a store, a home, and a directory to mount on, with the real command. Never leaves a mount or a
+//! server behind.
 
 use std::ffi::OsStr;
 use std::fs;

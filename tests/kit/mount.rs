@@ -1,5 +1,5 @@
-//! Mounts a store by the real command, in a process of its own. Never leaves a mount or a server behind, also after a panic,
-//! and never lets a test wait for ever: what hangs is broken up by a watchdog, and the test fails.
+//! Mounts a store by the real command, in a process of its own. Never leaves a mount or a server behind, also after a
+//! panic, and never lets a test wait for ever: what hangs is broken up by a watchdog, and the test fails.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -27,7 +27,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A user who is nobody, for tests of what one without rights can do.
 pub const NOBODY: u32 = 65534;
 
-/// Whether this machine lets this user mount by FUSE at all. Says so when it doesn't: then a test of a mount has nothing to do.
+/// Whether this machine lets this user mount by FUSE at all. Says so when it doesn't: then a test of a mount has
+/// nothing to do.
 pub fn mountable() -> bool {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     if let Err(error) = &device {
@@ -36,7 +37,8 @@ pub fn mountable() -> bool {
     device.is_ok()
 }
 
-/// Says why a test is skipped. Where setup had to bring all that tests need nothing is: a mount that was never made proves nothing.
+/// Says why a test is skipped. Where setup had to bring all that tests need nothing is: a mount that was never made
+/// proves nothing.
 ///
 /// # Panics
 /// As root with `CI` in the environment.
@@ -130,8 +132,8 @@ impl Mounting {
         if let Some(uid) = self.user {
             serve.uid(uid).gid(uid);
         }
-        // SAFETY: one call to the kernel, which touches no memory of this process. It ends the server when the thread that
-        // started it is no more, however that came.
+        // SAFETY: one call to the kernel, which touches no memory of this process. It ends the server when the thread
+        // that started it is no more, however that came.
         unsafe {
             serve.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
@@ -259,8 +261,8 @@ impl Mount {
         fs::read_dir(format!("/proc/{}/fd", self.server())).expect("the server lives").count()
     }
 
-    /// Ends the server as the kernel ends one that takes all memory: it can't unmount. One that was telling the kernel news goes on
-    /// for as long as nobody cuts it off.
+    /// Ends the server as the kernel ends one that takes all memory: it can't unmount. One that was telling the kernel
+    /// news goes on for as long as nobody cuts it off.
     pub fn kill(&mut self) {
         self.spare();
         self.server.kill().expect("a child can be killed");

@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 /// The command that was built beside the running test: `target/<profile>/ckpt`.
 ///
 /// # Panics
-/// When it was not built. A bare `cargo test` does not build it anew either: `make test` does, before it runs the tests.
+/// When it was not built. A bare `cargo test` does not build it anew either: `make test` does, before it runs the
+/// tests.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let folder = test.parent().expect("an executable lies in a directory");

@@ -1,4 +1,5 @@
-//! A mounted store is a disk to whoever reads it: the same names, the same bytes in every way of reading, errors and no hangs.
+//! A mounted store is a disk to whoever reads it: the same names, the same bytes in every way of reading, errors and no
+//! hangs.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod changes;
@@ -66,8 +67,8 @@ impl Drop for Scene {
     }
 }
 
-/// Gives everything below a directory, and that itself, times of whole milliseconds, which are what a store keeps: old ones and
-/// new ones, some before 1970.
+/// Gives everything below a directory, and that itself, times of whole milliseconds, which are what a store keeps: old
+/// ones and new ones, some before 1970.
 fn set_times(root: &Path) {
     let mut found = paths(root);
     // What lies in a directory is touched before it.
@@ -85,7 +86,8 @@ fn set_times(root: &Path) {
     }
 }
 
-/// How long a mount may take to notice what happened to the store: twice what is promised, because a machine may be slow.
+/// How long a mount may take to notice what happened to the store: twice what is promised, because a machine may be
+/// slow.
 const NOTICES: Duration = Duration::from_secs(4);
 
 /// Runs a program, which must succeed, and answers what it prints.

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The rooms of the library from the top down. A room may use those that stand in a later row; those of one row don't know
-/// each other. `docs/architecture.md` shows the same table.
+/// The rooms of the library from the top down. A room may use those that stand in a later row; those of one row don't
+/// know each other. `docs/architecture.md` shows the same table.
 const RANKS: &[&[&str]] = &[
     &["ops"],
     &["store"],
@@ -318,7 +318,8 @@ fn every_room_says_what_it_never_does() {
     }
 }
 
-/// Modules of the package that import no framework before something asks for one: `import ckpt_store` costs little anywhere.
+/// Modules of the package that import no framework before something asks for one: `import ckpt_store` costs little
+/// anywhere.
 const LIGHT: &[&str] = &["__init__", "store", "saving", "file", "errors", "checkpoint", "materialized", "_scratch"];
 /// What is a framework to them.
 const FRAMEWORKS: &[&str] =
@@ -326,7 +327,8 @@ const FRAMEWORKS: &[&str] =
 /// The modules for one framework each, which don't know each other.
 const HOOKS: &[&str] = &["lightning", "transformers", "accelerate", "keras", "dcp", "torch", "jax", "fsspec"];
 
-/// The modules that a line of Python imports, of the package those after the dots: `from .torch import x` names `.torch`.
+/// The modules that a line of Python imports, of the package those after the dots: `from .torch import x` names
+/// `.torch`.
 fn modules_imported(line: &str) -> Vec<String> {
     let line = line.split('#').next().unwrap_or_default();
     let words: Vec<&str> = line.split([' ', ',', '(', ')']).filter(|word| !word.is_empty()).collect();
@@ -480,8 +482,8 @@ fn every_dependency_has_its_reason_and_a_licence_that_fits() {
     assert_eq!(count, reasons.len(), "docs/decisions/0002-libraries.md lists libraries that are not used");
 }
 
-/// The functions that a fuzz target must call: whatever reads bytes in `format`, and each splitter. The compiler checks that
-/// the targets call what there is, this test that there is a target for it.
+/// The functions that a fuzz target must call: whatever reads bytes in `format`, and each splitter. The compiler checks
+/// that the targets call what there is, this test that there is a target for it.
 #[test]
 fn every_parser_has_a_fuzz_target() {
     let targets: Vec<(String, String)> = rust_files("fuzz/fuzz_targets");

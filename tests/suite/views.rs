@@ -1,5 +1,5 @@
-//! Files that are put together of a checkpoint's tensors: the same bytes as those that commands and frameworks write, in
-//! whatever pieces they are read, and each chunk read once.
+//! Files that are put together of a checkpoint's tensors: the same bytes as those that commands and frameworks write,
+//! in whatever pieces they are read, and each chunk read once.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +43,8 @@ numpy.savez('source/more.npz', fortran=numpy.asfortranarray(numpy.random.default
     unsigned=numpy.arange(7, dtype='u4'))
 ";
 
-/// Compares the views with what the frameworks say: each tensor of the one file, and each file of NumPy byte for byte with what
-/// `numpy.save` writes.
+/// Compares the views with what the frameworks say: each tensor of the one file, and each file of NumPy byte for byte
+/// with what `numpy.save` writes.
 const CHECK: &str = r"
 import io, json, ml_dtypes, numpy, os, torch
 from safetensors.torch import load_file
@@ -408,8 +408,8 @@ fn a_damaged_chunk_is_looked_at_again_after_a_while_only() {
     );
 }
 
-/// A transposed matrix that is larger than the cache: not all of it is decoded for each piece of it. One of which columns were left
-/// out lies together, and nothing more is decoded of it than what is read.
+/// A transposed matrix that is larger than the cache: not all of it is decoded for each piece of it. One of which
+/// columns were left out lies together, and nothing more is decoded of it than what is read.
 #[test]
 fn rows_of_what_the_cache_can_not_hold_are_gathered_several_blocks_at_a_time() {
     let lab = Lab::quick();

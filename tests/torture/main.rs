@@ -1,6 +1,6 @@
-//! What `make torture` runs: every call of every operation fails in turn, then a thousand kills at random over six writers,
-//! gc loops and readers, then the same on a disk that is full half of the time, then with mounts of the store that are read.
-//! Prints figures; writes nothing but, with `--write`, the block of docs/reliability.md that holds them.
+//! What `make torture` runs: every call of every operation fails in turn, then a thousand kills at random over six
+//! writers, gc loops and readers, then the same on a disk that is full half of the time, then with mounts of the store
+//! that are read. Prints figures; writes nothing but, with `--write`, the block of docs/reliability.md that holds them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -33,7 +33,8 @@ pub struct Mount {
     /// Bring this checkpoint into the page cache ahead; may be given several times
     #[arg(long, value_name = "REF")]
     pub warm: Vec<String>,
-    /// Lay files that are read again and again down whole in this directory, for the kernel to read them itself; as root
+    /// Lay files that are read again and again down whole in this directory, for the kernel to read them itself; as
+    /// root
     #[arg(long, value_name = "DIR")]
     pub materialize: Option<PathBuf>,
     /// The most room that they may take there

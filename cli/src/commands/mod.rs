@@ -165,7 +165,8 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The command line without the arguments that are hidden, which this command gives itself: completions would show them.
+/// The command line without the arguments that are hidden, which this command gives itself: completions would show
+/// them.
 fn for_people(args: clap::Command) -> clap::Command {
     args.mut_subcommand("mount", |mount| {
         let shown = clap::Command::new("mount").args(mount.get_arguments().filter(|arg| !arg.is_hide_set()));

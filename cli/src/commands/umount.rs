@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long it is waited for when it may have files to serve.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// How long a mount that nobody seems to use may be in use: the kernel closes what a process had open after it has ended.
+/// How long a mount that nobody seems to use may be in use: the kernel closes what a process had open after it has
+/// ended.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// From when on people are told what is waited for.

@@ -1,4 +1,5 @@
-//! What the kernel has to be told of a store that changed, and people of one that can't be read. Never answers the kernel.
+//! What the kernel has to be told of a store that changed, and people of one that can't be read. Never answers the
+//! kernel.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,9 +28,9 @@ struct Before {
 }
 
 impl Metadata {
-    /// Looks whether the store has changed, and gives everything that the kernel may have wrong since. That is given when the
-    /// last answer is out that was made of what was known before; once more when one takes long, and when `tell` fails. Answers whether
-    /// all is well.
+    /// Looks whether the store has changed, and gives everything that the kernel may have wrong since. That is given
+    /// when the last answer is out that was made of what was known before; once more when one takes long, and when
+    /// `tell` fails. Answers whether all is well.
     pub fn look(&self, mut tell: impl FnMut(Change<'_>) -> std::io::Result<()>) -> bool {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         let looked = self.listing.look();
@@ -47,7 +48,8 @@ impl Metadata {
         news.before.extend(overtaken.into_iter().map(|tree| Before { tree, is_due: true, refused: 0 }));
         let now = self.listing.tree();
         news.before.retain_mut(|before| {
-            // Answers may come after the news: then all that has changed since, of which some was told before they were out.
+            // Answers may come after the news: then all that has changed since, of which some was told before they were
+            // out.
             let comes_again = is_answering(&before.tree);
             if comes_again && !before.is_due {
                 return true;
@@ -64,8 +66,9 @@ impl Metadata {
         is_well
     }
 
-    /// Learns what changed in the store, for one who came upon something that is gone: whoever asks again by its name is told what
-    /// is there now. Leaves it to [`Self::look`] to tell the kernel, which may be waiting for this very answer.
+    /// Learns what changed in the store, for one who came upon something that is gone: whoever asks again by its name
+    /// is told what is there now. Leaves it to [`Self::look`] to tell the kernel, which may be waiting for this very
+    /// answer.
     pub fn catch_up(&self) {
         if let Ok(Some((before, _))) = self.listing.look() {
             self.overtaken.lock().unwrap_or_else(PoisonError::into_inner).push(before);

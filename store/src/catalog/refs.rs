@@ -1,5 +1,5 @@
-//! How a person names a checkpoint: `RUN@STEP`, `RUN@latest`, `RUN@best`, `RUN@TAG`, `RUN`, or an id. Never reads anything
-//! but the catalog's entries.
+//! How a person names a checkpoint: `RUN@STEP`, `RUN@latest`, `RUN@best`, `RUN@TAG`, `RUN`, or an id. Never reads
+//! anything but the catalog's entries.
 
 use std::collections::BTreeSet;
 
@@ -142,7 +142,8 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The best checkpoints of `entries` by a metric, best first; those without a number are left out, ties go to the newer.
+/// The best checkpoints of `entries` by a metric, best first; those without a number are left out, ties go to the
+/// newer.
 pub fn ranked<'a>(entries: impl Iterator<Item = &'a Entry>, metric: &str, mode: Mode) -> Vec<&'a Entry> {
     let value = |entry: &Entry| entry.metrics.get(metric).copied().filter(|value| !value.is_nan());
     let mut ranked: Vec<(f64, usize, &Entry)> =
@@ -169,8 +170,8 @@ pub fn mode_of(metric: &str) -> Option<Mode> {
     }
 }
 
-/// The checkpoint that `RUN@best` names, of `entries`, which are all of that run in the order in which they were stored; none when
-/// that ref can't be resolved.
+/// The checkpoint that `RUN@best` names, of `entries`, which are all of that run in the order in which they were
+/// stored; none when that ref can't be resolved.
 pub fn best_of<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
     let run = &entries.first()?.run;
     best_among(|| entries.iter().copied(), run, None).ok().flatten()

@@ -1,5 +1,5 @@
-//! The verbs of the store, one file each, and the method of [`Store`] for each. Never touches the terminal, the environment
-//! or the home directory.
+//! The verbs of the store, one file each, and the method of [`Store`] for each. Never touches the terminal, the
+//! environment or the home directory.
 
 pub mod change;
 pub mod copy;
@@ -55,18 +55,19 @@ impl Store {
         put::put(self, request, progress)
     }
 
-    /// Stores the chunks of a part of a checkpoint, for another process to commit; other parts are prepared elsewhere. The
-    /// answer must live until then.
+    /// Stores the chunks of a part of a checkpoint, for another process to commit; other parts are prepared elsewhere.
+    /// The answer must live until then.
     pub fn prepare(&self, request: &PartRequest, progress: &dyn Progress) -> Result<Prepared> {
         parts::prepare(self, request, progress)
     }
 
-    /// Stores one checkpoint of the parts that processes prepared, as [`Prepared::to_bytes`] gave them, and of what the request
-    /// has besides. The tensors of a distributed checkpoint in the parts get their names when its `.metadata` is in the request.
+    /// Stores one checkpoint of the parts that processes prepared, as [`Prepared::to_bytes`] gave them, and of what the
+    /// request has besides. The tensors of a distributed checkpoint in the parts get their names when its `.metadata`
+    /// is in the request.
     ///
     /// # Errors
-    /// Those of [`Store::put`]; [`crate::Error::Busy`] when chunks of a part are gone because its process ended: it has to be
-    /// prepared again.
+    /// Those of [`Store::put`]; [`crate::Error::Busy`] when chunks of a part are gone because its process ended: it has
+    /// to be prepared again.
     pub fn commit_parts(&self, request: &PutRequest, parts: &[Vec<u8>], progress: &dyn Progress) -> Result<PutReport> {
         parts::commit_parts(self, request, parts, progress)
     }
@@ -112,8 +113,8 @@ impl Store {
         export::export_stream(self, request, to, progress)
     }
 
-    /// A ref that names what `reference` names without reading a chunk: for `RUN@latest-good`, which reads checkpoints whole
-    /// until one is sound, that one's id. The damaged ones before it are told by notices.
+    /// A ref that names what `reference` names without reading a chunk: for `RUN@latest-good`, which reads checkpoints
+    /// whole until one is sound, that one's id. The damaged ones before it are told by notices.
     pub fn settle(&self, reference: &str, progress: &dyn Progress) -> Result<String> {
         sound::settle(self, reference, progress).map(Cow::into_owned)
     }
@@ -124,8 +125,8 @@ impl Store {
         refs::resolve(&State::load(self.backend())?, &reference).cloned()
     }
 
-    /// The newest sound checkpoint of the run of one that is damaged, if there is another. Reads at most `reads_max` of them
-    /// whole.
+    /// The newest sound checkpoint of the run of one that is damaged, if there is another. Reads at most `reads_max` of
+    /// them whole.
     pub fn sound_alternative(
         &self,
         damaged: &Entry,

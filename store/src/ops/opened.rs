@@ -30,16 +30,16 @@ pub struct Opened {
 }
 
 impl Pinned {
-    /// Pins those checkpoints that `choose` chooses of what the store holds, for a session that does `what`. Those that were
-    /// dropped meanwhile are not in the state any more.
+    /// Pins those checkpoints that `choose` chooses of what the store holds, for a session that does `what`. Those that
+    /// were dropped meanwhile are not in the state any more.
     pub fn new(store: &Store, what: &str, choose: impl FnOnce(&State) -> Result<Vec<CheckpointId>>) -> Result<Self> {
         Self::of(store, what, choose(&State::load(store.backend())?)?)
     }
 
     /// Pins checkpoints, as [`Self::new`] does.
     pub fn of(store: &Store, what: &str, chosen: impl IntoIterator<Item = CheckpointId>) -> Result<Self> {
-        // The session and its pins come before HEAD is read for good, so that gc either sees the pin or this reader sees that
-        // the checkpoint is gone.
+        // The session and its pins come before HEAD is read for good, so that gc either sees the pin or this reader
+        // sees that the checkpoint is gone.
         let session = pin_if_possible(Session::of_reader(store.root(), what)?, chosen)?;
         Ok(Self { state: State::load(store.backend())?, session })
     }
@@ -75,8 +75,8 @@ impl Opened {
         Ok(Self { manifest: store.manifest(entry.id)?, entry })
     }
 
-    /// Names what damaged chunks belong to, each with a byte of a file that lies in it, and sets them aside so that storing
-    /// the same bytes again heals them.
+    /// Names what damaged chunks belong to, each with a byte of a file that lies in it, and sets them aside so that
+    /// storing the same bytes again heals them.
     pub fn damage<'a>(
         &self,
         store: &Store,
@@ -85,8 +85,8 @@ impl Opened {
         self.damage_but(store, &mut HashSet::new(), damaged)
     }
 
-    /// As [`Self::damage`], without setting aside those of `aside` again, which costs a write that is made durable; adds the
-    /// others there.
+    /// As [`Self::damage`], without setting aside those of `aside` again, which costs a write that is made durable;
+    /// adds the others there.
     pub fn damage_but<'a>(
         &self,
         store: &Store,

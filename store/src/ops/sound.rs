@@ -1,5 +1,5 @@
-//! Finds the newest checkpoint of a run whose chunks all read back sound. Never takes one for sound of which it has not read
-//! every byte.
+//! Finds the newest checkpoint of a run whose chunks all read back sound. Never takes one for sound of which it has not
+//! read every byte.
 
 use std::borrow::Cow;
 
@@ -38,8 +38,8 @@ pub fn settle<'a>(store: &Store, reference: &'a str, progress: &dyn Progress) ->
     Err(first.unwrap_or_else(|| refs::no_run(&state, run)))
 }
 
-/// The newest sound checkpoint of the run of `damaged`, other than that one. Reads at most `reads_max` checkpoints whole;
-/// those that a look at the packs already shows to be damaged don't count.
+/// The newest sound checkpoint of the run of `damaged`, other than that one. Reads at most `reads_max` checkpoints
+/// whole; those that a look at the packs already shows to be damaged don't count.
 pub fn alternative(store: &Store, damaged: &Entry, reads_max: usize, progress: &dyn Progress) -> Result<Option<Entry>> {
     let state = State::load(store.backend())?;
     let others = state.entries.iter().rev().filter(|entry| entry.run == damaged.run && entry.id != damaged.id);

@@ -1,5 +1,5 @@
-//! What a file of a mounted checkpoint must hold, worked out from the content that its first bytes say it has. Never asks the
-//! store, and takes nothing from the file but its header, of which every field is checked.
+//! What a file of a mounted checkpoint must hold, worked out from the content that its first bytes say it has. Never
+//! asks the store, and takes nothing from the file but its header, of which every field is checked.
 
 use std::fmt;
 use std::fs::File;

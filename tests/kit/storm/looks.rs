@@ -1,5 +1,5 @@
-//! One look at a mount after the other: files that are open, in all ways, and names. Keeps files open over everything that happens
-//! to what they are of.
+//! One look at a mount after the other: files that are open, in all ways, and names. Keeps files open over everything
+//! that happens to what they are of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,6 +1,6 @@
-//! Six writers, a gc loop with random rules and a reader on one store, all of them the real command, all killed at random
-//! times. What must be there is told by what the commands said and, where one was killed, by HEAD: done or not, nothing else.
-//! If wanted, with mounts of the store beside it, which are read all the time.
+//! Six writers, a gc loop with random rules and a reader on one store, all of them the real command, all killed at
+//! random times. What must be there is told by what the commands said and, where one was killed, by HEAD: done or not,
+//! nothing else. If wanted, with mounts of the store beside it, which are read all the time.
 
 mod checks;
 mod figures;
@@ -49,7 +49,8 @@ pub struct Plan {
     pub shortest: Duration,
     /// Whether the disk is full half of the time.
     pub full: bool,
-    /// Whether the store is mounted meanwhile; then everybody takes their time, so that what they store can be looked at.
+    /// Whether the store is mounted meanwhile; then everybody takes their time, so that what they store can be looked
+    /// at.
     pub mounts: bool,
 }
 

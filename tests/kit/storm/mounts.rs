@@ -1,6 +1,6 @@
-//! Mounts of the store in the storm, each with a process that reads it: a plain one, one that lays files down, one whose server is
-//! killed again and again and whose disk fails now and then. Looks after servers from outside: what they hold and what they say.
-//! Never touches a mount itself, so that it can't hang with it.
+//! Mounts of the store in the storm, each with a process that reads it: a plain one, one that lays files down, one
+//! whose server is killed again and again and whose disk fails now and then. Looks after servers from outside: what
+//! they hold and what they say. Never touches a mount itself, so that it can't hang with it.
 
 use std::fs;
 use std::io::Read;
@@ -39,8 +39,8 @@ pub const KINDS: [Kind; 3] = [Kind::Plain, Kind::LaysDown, Kind::Killed];
 const CACHE_KB: u64 = 4000;
 /// What a server may hold beside its cache, in kB: as `tests/suite/mount/memory.rs` has it.
 const BESIDE_KB_MAX: u64 = 80_000;
-/// Descriptors that a server may have open: its threads' of the device, and two for each checkpoint that is open or was just now, of
-/// which readers have at most 18, with its packs.
+/// Descriptors that a server may have open: its threads' of the device, and two for each checkpoint that is open or was
+/// just now, of which readers have at most 18, with its packs.
 const DESCRIPTORS_MAX: usize = 400;
 /// How long a process may take to end that was told to: it waits for its news, and then reads all that is there.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -61,7 +61,8 @@ struct Keeper<'a, 'b> {
     figures: Mounted,
 }
 
-/// Mounts the store and has it read until nobody changes it any more; then all of it must be there, and nothing be left of it.
+/// Mounts the store and has it read until nobody changes it any more; then all of it must be there, and nothing be left
+/// of it.
 pub fn keep(storm: &Storm<'_>, kind: Kind) -> Mounted {
     let name = format!("{kind:?}").to_lowercase();
     let life = Life { number: 1, is_faulty: false };

@@ -1,4 +1,5 @@
-//! What goes on beside the writers and the gcs: somebody verifies, reads, fills the disk; and what must hold when all have ended.
+//! What goes on beside the writers and the gcs: somebody verifies, reads, fills the disk; and what must hold when all
+//! have ended.
 
 use std::fs;
 use std::time::Duration;

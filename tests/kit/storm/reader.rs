@@ -1,5 +1,6 @@
-//! The process that reads a mount while the storm rages, in all ways of reading and by several threads. Ends with an error at the
-//! first byte, name or failure that is not as it must be, and breaks the mount up when a call takes too long.
+//! The process that reads a mount while the storm rages, in all ways of reading and by several threads. Ends with an
+//! error at the first byte, name or failure that is not as it must be, and breaks the mount up when a call takes too
+//! long.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,8 +73,8 @@ struct Pulse {
     what: Mutex<String>,
 }
 
-/// Reads the mount at `at` until its input ends: then once more all that is there, when all of that is known. Says in JSON what it
-/// did.
+/// Reads the mount at `at` until its input ends: then once more all that is there, when all of that is known. Says in
+/// JSON what it did.
 ///
 /// # Panics
 /// When something is not as it must be; most of these end the process at once.
@@ -163,7 +164,8 @@ fn look_on(place: &Place, ends: &AtomicBool, pulse: &Pulse, mut rng: SmallRng) -
     looks.counts
 }
 
-/// Why something may have gone wrong; nothing excuses other bytes, nor anything on a mount that nobody has done anything to.
+/// Why something may have gone wrong; nothing excuses other bytes, nor anything on a mount that nobody has done
+/// anything to.
 fn excuse(bad: &Bad, before: Life, place: &Place) -> Option<&'static str> {
     let is_killed = Life::read(&place.life) != before;
     match bad {

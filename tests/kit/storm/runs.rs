@@ -83,7 +83,8 @@ pub fn head_seed(writer: u64, content: u64) -> u64 {
     1_000_000 + writer / 2 * 1000 + content
 }
 
-/// The tensors of a model, of which a part is the same in all, a part is its writer's, and a part comes again in later steps.
+/// The tensors of a model, of which a part is the same in all, a part is its writer's, and a part comes again in later
+/// steps.
 pub fn parts(writer: u64, content: u64, size: Size) -> Vec<(&'static str, Vec<u8>)> {
     let mut parts = vec![
         ("frozen", noise(0, 400_000)),

@@ -1,5 +1,5 @@
-//! What each run holds, written down where other processes can read it: what is there, what may be there while a command is at
-//! it, and since when. Never guesses: while that is not known, everything goes.
+//! What each run holds, written down where other processes can read it: what is there, what may be there while a
+//! command is at it, and since when. Never guesses: while that is not known, everything goes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::runs::Run;
 
-/// How long a mount may take to notice what happened to the store, in milliseconds: longer than what is promised, because all of
-/// this runs on a machine that has more to do than it can.
+/// How long a mount may take to notice what happened to the store, in milliseconds: longer than what is promised,
+/// because all of this runs on a machine that has more to do than it can.
 pub const NOTICES_MS: u64 = 3000;
 /// How many steps that were dropped are remembered of a run, those that were last.
 const GONE_MAX: usize = 60;
@@ -84,8 +84,8 @@ impl Truth {
         let gone = lines.iter().filter(|(_, line)| line.may_be == [None]);
         let mut gone: Vec<(u64, u64)> = gone.map(|(step, line)| (line.since_ms, *step)).collect();
         gone.sort_unstable();
-        // Without its line a step is one that never was. A mount may show one for a while that was dropped just now, however low
-        // its number is: one that was best for long goes late.
+        // Without its line a step is one that never was. A mount may show one for a while that was dropped just now,
+        // however low its number is: one that was best for long goes late.
         let old_ms = now_ms().saturating_sub(2 * NOTICES_MS);
         for (_, step) in gone.iter().take(gone.len().saturating_sub(GONE_MAX)).filter(|(since, _)| *since < old_ms) {
             lines.remove(step);

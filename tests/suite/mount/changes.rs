@@ -211,7 +211,8 @@ fn an_open_file_keeps_its_chunks_until_it_is_closed() {
     assert_sound(&store, "at the end");
 }
 
-/// Reads files over and over in several threads while `work` is done, and answers how many reads were good and how many failed.
+/// Reads files over and over in several threads while `work` is done, and answers how many reads were good and how many
+/// failed.
 fn while_reading(paths: &[(PathBuf, PathBuf)], may_fail: bool, work: impl FnOnce()) -> (u64, u64) {
     let (stop, good, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {

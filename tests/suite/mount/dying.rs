@@ -1,5 +1,5 @@
-//! A server that is killed while it tells the kernel news: somebody looks a name up, which holds the lock that the news need, and
-//! nobody answers any more. Such a process can't die.
+//! A server that is killed while it tells the kernel news: somebody looks a name up, which holds the lock that the news
+//! need, and nobody answers any more. Such a process can't die.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! How a mount begins and ends, with real processes: in the background and in the foreground, by signals, by `ckpt umount`, by a
-//! kill that leaves a dead mount behind.
+//! How a mount begins and ends, with real processes: in the background and in the foreground, by signals, by `ckpt
+//! umount`, by a kill that leaves a dead mount behind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -233,7 +233,8 @@ fn of_many_that_mount_in_one_place_at_once_one_does() {
         let mut command = desk.command([OsStr::new("mount"), desk.at().as_os_str(), OsStr::new("--json")]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    // Who is in between of another's look and its mount comes by chance. Every other time a dead mount lies there, which all find.
+    // Who is in between of another's look and its mount comes by chance. Every other time a dead mount lies there,
+    // which all find.
     for turn in 0..8 {
         if turn % 2 == 1 {
             let pid = desk.mount(&[]);

@@ -1,4 +1,5 @@
-//! A disk that is slow or refuses, and a process that is short of descriptors: nobody else waits, and the log says why, once.
+//! A disk that is slow or refuses, and a process that is short of descriptors: nobody else waits, and the log says why,
+//! once.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! What people are told of mounts, and what mounts leave alone: what hangs, what is gone, what was asked for and can't be.
+//! What people are told of mounts, and what mounts leave alone: what hangs, what is gone, what was asked for and can't
+//! be.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,5 +1,5 @@
-//! The log of a mount: each line with its time and the mount point. Bounded: a file that has grown too long becomes `….1`, in
-//! place of the one before. Never fails: what can't be written is lost.
+//! The log of a mount: each line with its time and the mount point. Bounded: a file that has grown too long becomes
+//! `….1`, in place of the one before. Never fails: what can't be written is lost.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -65,7 +65,8 @@ impl Log {
         self.path.is_some()
     }
 
-    /// Starts the file anew when it is too long, or was removed. Several mounts may write to one: another one may have done so before.
+    /// Starts the file anew when it is too long, or was removed. Several mounts may write to one: another one may have
+    /// done so before.
     fn renew(&self, file: &mut File, path: &Path) {
         if file.metadata().is_ok_and(|about| about.len() < BYTES_MAX && about.nlink() > 0) {
             return;

@@ -63,8 +63,9 @@ pub fn in_background(context: &Context, args: &Mount, dir: &Path) -> ExitCode {
     }
 }
 
-/// Lets go of what whoever called the command had open without close-on-exec: a lock that was taken by `flock` or the end of a
-/// pipe would be held as long as the mount lives. All that this program opens itself is closed on exec, so none of that is hit.
+/// Lets go of what whoever called the command had open without close-on-exec: a lock that was taken by `flock` or the
+/// end of a pipe would be held as long as the mount lives. All that this program opens itself is closed on exec, so
+/// none of that is hit.
 fn close_inherited() {
     /// `O_CLOEXEC`, as `/proc` writes it.
     const CLOSED_ON_EXEC: u32 = 0o2_000_000;
@@ -91,8 +92,8 @@ fn stop() -> Stop {
     }
 }
 
-/// Lets this process have as many files open as it may: each checkpoint of which somebody has a file open takes up to ten, and the
-/// usual thousand is enough for a hundred.
+/// Lets this process have as many files open as it may: each checkpoint of which somebody has a file open takes up to
+/// ten, and the usual thousand is enough for a hundred.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -137,8 +138,8 @@ fn mount(context: &Context, args: &Mount, dir: &Path) -> Result<(Mounted, Ready,
     let materialize = args.materialize.as_deref().map(ckpt_fuse::real);
     let others = [("the log", log_file.as_deref()), ("what is laid down whole in", materialize.as_deref())];
     let others: Vec<(&str, &Path)> = others.iter().filter_map(|(what, path)| Some((*what, (*path)?))).collect();
-    // Of two that mount on one place at the same time the second is to see what the first has mounted, and not to take that away
-    // for the dead one that both have seen. The place itself can't be opened while a dead one lies on it.
+    // Of two that mount on one place at the same time the second is to see what the first has mounted, and not to take
+    // that away for the dead one that both have seen. The place itself can't be opened while a dead one lies on it.
     let turn = File::open(directory.parent().unwrap_or(&directory)).and_then(|turn| turn.lock().map(|()| turn));
     let mut notes = Vec::new();
     clear_stale(&directory, &mut notes)?;

@@ -1,4 +1,5 @@
-//! `ckpt mount --status`: the mounts of this machine and what each says of itself. A mount that hangs or is dead is said to be.
+//! `ckpt mount --status`: the mounts of this machine and what each says of itself. A mount that hangs or is dead is
+//! said to be.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Drops checkpoints by rules and frees what nothing uses: plans, then applies the plan. Marks before it takes anything away,
-//! takes nothing after a mark that was incomplete, and unlinks no pack that HEAD does not list as being deleted.
+//! Drops checkpoints by rules and frees what nothing uses: plans, then applies the plan. Marks before it takes anything
+//! away, takes nothing after a mark that was incomplete, and unlinks no pack that HEAD does not list as being deleted.
 
 pub mod delete;
 mod marks;
@@ -50,10 +50,11 @@ pub struct GcReport {
     pub copied_bytes: u64,
     /// Packs whose list of chunks can't be read; they are left alone.
     pub packs_unreadable: Vec<PackId>,
-    /// Packs that are mostly dead and were left alone, because a chunk that is needed there is damaged. Only known once they
-    /// are read: a dry run does not.
+    /// Packs that are mostly dead and were left alone, because a chunk that is needed there is damaged. Only known once
+    /// they are read: a dry run does not.
     pub packs_damaged: Vec<PackId>,
-    /// Checkpoints that were dropped and that somebody reads, by a get or a mount: what only they need stays until then.
+    /// Checkpoints that were dropped and that somebody reads, by a get or a mount: what only they need stays until
+    /// then.
     pub still_read: Vec<CheckpointId>,
 }
 

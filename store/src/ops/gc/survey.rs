@@ -1,5 +1,5 @@
-//! What the store holds and what of it is in use, pack by pack and run by run. Never changes anything, keeps no list of a
-//! pack's chunks, and answers nothing when a manifest could not be read: a mark that is not complete is no mark.
+//! What the store holds and what of it is in use, pack by pack and run by run. Never changes anything, keeps no list of
+//! a pack's chunks, and answers nothing when a manifest could not be read: a mark that is not complete is no mark.
 
 mod copies;
 
@@ -104,8 +104,8 @@ impl Pack {
 }
 
 impl Survey {
-    /// Finds out what is in use once the checkpoints `without` are dropped. Objects are listed before sessions and sessions
-    /// are read before HEAD: whatever a session published before it ended is then either in HEAD or garbage.
+    /// Finds out what is in use once the checkpoints `without` are dropped. Objects are listed before sessions and
+    /// sessions are read before HEAD: whatever a session published before it ended is then either in HEAD or garbage.
     pub fn take(store: &Store, without: &BTreeSet<CheckpointId>, progress: &dyn Progress) -> Result<Self> {
         let backend = store.backend();
         let mut listed = backend.list(Family::Packs)?;
@@ -303,8 +303,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Counts what of each pack is in use, and what each of the runs uses. Reads the packs' lists a second time: keeping
-    /// them would take more memory than all else.
+    /// Counts what of each pack is in use, and what each of the runs uses. Reads the packs' lists a second time:
+    /// keeping them would take more memory than all else.
     fn measure(&mut self, store: &Store, runs: usize, progress: &dyn Progress) -> Result<Vec<RunUse>> {
         let uses: Vec<(AtomicU64, AtomicU64)> = (0..runs).map(|_| Default::default()).collect();
         let measured = in_order(

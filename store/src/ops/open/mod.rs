@@ -1,5 +1,5 @@
-//! A checkpoint that stays open: any bytes of its files, in any order, by many threads at once. Never hands out a byte whose
-//! chunk is not checked, and never holds more than a bounded cache, however it is read.
+//! A checkpoint that stays open: any bytes of its files, in any order, by many threads at once. Never hands out a byte
+//! whose chunk is not checked, and never holds more than a bounded cache, however it is read.
 
 mod ahead;
 mod body;
@@ -38,11 +38,11 @@ use crate::ops::tensors::named;
 use crate::progress::{Progress, Stage};
 use crate::store::Store;
 
-/// A checkpoint that is open for reading. As long as this lives no gc takes away what it needs, whoever drops the checkpoint, if
-/// [`OpenCheckpoint::is_pinned`].
+/// A checkpoint that is open for reading. As long as this lives no gc takes away what it needs, whoever drops the
+/// checkpoint, if [`OpenCheckpoint::is_pinned`].
 ///
-/// Many threads may read at once. A process that was forked since must open the checkpoint anew: threads that were reading
-/// are not in it, and what they were about to bring never comes.
+/// Many threads may read at once. A process that was forked since must open the checkpoint anew: threads that were
+/// reading are not in it, and what they were about to bring never comes.
 pub struct OpenCheckpoint {
     store: Arc<Store>,
     opened: Opened,
@@ -69,8 +69,8 @@ pub struct OpenCheckpoint {
 /// A tensor of a checkpoint, which need not be open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTensor {
-    /// What commands call it: its name; with its file's path before it, as `path:name`, when tensors of several files have
-    /// that name, and `#2` and so on behind it when several of one file have it.
+    /// What commands call it: its name; with its file's path before it, as `path:name`, when tensors of several files
+    /// have that name, and `#2` and so on behind it when several of one file have it.
     pub name: String,
     /// Its name in its file.
     pub bare_name: String,
@@ -131,8 +131,8 @@ pub fn open(store: &Arc<Store>, (opened, pinned): (Opened, Pinned), cache: Arc<R
 }
 
 impl OpenCheckpoint {
-    /// Whether gc leaves alone what it needs. It does not where no session could be written down: on a store that this process
-    /// may not write to, or on a full disk.
+    /// Whether gc leaves alone what it needs. It does not where no session could be written down: on a store that this
+    /// process may not write to, or on a full disk.
     pub fn is_pinned(&self) -> bool {
         self.pinned.is_written()
     }
@@ -157,13 +157,13 @@ impl OpenCheckpoint {
         self.decoded_bytes.load(Ordering::Relaxed)
     }
 
-    /// Reads the bytes of a file from `offset` on, as many as fit into `buf`; fewer only at the end of the file. Who reads on in
-    /// small pieces is read ahead of; large reads go straight into `buf`. Of `progress` only the notices and whether to stop
-    /// are used.
+    /// Reads the bytes of a file from `offset` on, as many as fit into `buf`; fewer only at the end of the file. Who
+    /// reads on in small pieces is read ahead of; large reads go straight into `buf`. Of `progress` only the notices
+    /// and whether to stop are used.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is no such file; [`Error::Damaged`] for a chunk that can't be given back, which is set
-    /// aside so that storing the same bytes again heals it. Then `buf` holds anything.
+    /// [`Error::Invalid`] when there is no such file; [`Error::Damaged`] for a chunk that can't be given back, which is
+    /// set aside so that storing the same bytes again heals it. Then `buf` holds anything.
     pub fn read_at(&self, file: u32, offset: u64, buf: &mut [u8], progress: &dyn Progress) -> Result<usize> {
         let left = self.size_of(file)?.saturating_sub(offset);
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
@@ -189,8 +189,8 @@ impl OpenCheckpoint {
         Ok(len)
     }
 
-    /// Reads many ranges, each into its own buffer of the same length. Each chunk is decoded once, however many ranges need
-    /// it, and by all threads of the pool.
+    /// Reads many ranges, each into its own buffer of the same length. Each chunk is decoded once, however many ranges
+    /// need it, and by all threads of the pool.
     ///
     /// # Errors
     /// [`Error::Invalid`] when a range is not in its file or its buffer has another length; [`Error::Damaged`] as in
@@ -218,7 +218,8 @@ impl OpenCheckpoint {
         self.fill(Job::all(parts), &[], progress, true)
     }
 
-    /// Cuts a buffer into the parts that chunks fill; fills what stands in the manifest itself, and answers how much that was.
+    /// Cuts a buffer into the parts that chunks fill; fills what stands in the manifest itself, and answers how much
+    /// that was.
     fn part<'d>(&self, span: Span, buffer: &'d mut [u8], parts: &mut Vec<Part<'d>>) -> u64 {
         let mut rest = buffer;
         let mut file_at = span.offset;

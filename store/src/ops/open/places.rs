@@ -1,5 +1,5 @@
-//! Where the chunks of an open checkpoint are, looked up once, many at a time, when the first of them is needed. Never holds
-//! the index open.
+//! Where the chunks of an open checkpoint are, looked up once, many at a time, when the first of them is needed. Never
+//! holds the index open.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,17 +17,17 @@ use crate::progress::Progress;
 #[derive(Default)]
 pub struct Places {
     windows: Mutex<HashMap<usize, Window>>,
-    /// Held while looking up: whoever else needs the same window waits for the same answer. Those who need what is known don't: the
-    /// index may be locked for minutes by somebody who makes it anew.
+    /// Held while looking up: whoever else needs the same window waits for the same answer. Those who need what is
+    /// known don't: the index may be locked for minutes by somebody who makes it anew.
     looking: Mutex<()>,
 }
 
 type Window = Arc<[Option<Place>]>;
 
 impl Places {
-    /// The places of chunks of the table, in their order. What is not known yet is looked up in one batch, with all that stands
-    /// in the same windows: opening the index costs as much as thousands of answers. `head` is asked for HEAD as it is then: by
-    /// one of an hour ago the index would take in again what gc has made it forget since.
+    /// The places of chunks of the table, in their order. What is not known yet is looked up in one batch, with all
+    /// that stands in the same windows: opening the index costs as much as thousands of answers. `head` is asked for
+    /// HEAD as it is then: by one of an hour ago the index would take in again what gc has made it forget since.
     pub fn of(
         &self,
         chunks: &[u32],

@@ -1,5 +1,6 @@
-//! Rows of tensors that lie in their files in another order, put together a block at a time. Blocks are kept in the cache as
-//! chunks are, so that many small reads gather each of them once. Never holds more than a few blocks and the places of their bytes.
+//! Rows of tensors that lie in their files in another order, put together a block at a time. Blocks are kept in the
+//! cache as chunks are, so that many small reads gather each of them once. Never holds more than a few blocks and the
+//! places of their bytes.
 
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard};
@@ -121,9 +122,9 @@ impl OpenCheckpoint {
         block
     }
 
-    /// The blocks behind one that are worth gathering with it: where the bytes of one lie farther apart than the cache reaches, what
-    /// lies between is decoded anew for each time that something is gathered. One thread at a time, whose turn it then is: the places
-    /// of their bytes take several times what they do.
+    /// The blocks behind one that are worth gathering with it: where the bytes of one lie farther apart than the cache
+    /// reaches, what lies between is decoded anew for each time that something is gathered. One thread at a time, whose
+    /// turn it then is: the places of their bytes take several times what they do.
     fn announce_behind(
         &self,
         layout: &Layout,

@@ -1,5 +1,6 @@
-//! Reads by way of the cache, a chunk at a time and by the thread that asks: for a server that has threads of its own. Copies
-//! what lies in a chunk only where many chunks would be held for little; never holds more than a few times what was asked for.
+//! Reads by way of the cache, a chunk at a time and by the thread that asks: for a server that has threads of its own.
+//! Copies what lies in a chunk only where many chunks would be held for little; never holds more than a few times what
+//! was asked for.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, PoisonError};
@@ -38,8 +39,8 @@ impl Slice {
     }
 }
 
-/// Adds a slice to those of an answer. A manifest may name one byte of each of a million chunks: from some number on little ones are
-/// copied, one behind the other.
+/// Adds a slice to those of an answer. A manifest may name one byte of each of a million chunks: from some number on
+/// little ones are copied, one behind the other.
 fn push(slices: &mut Vec<Slice>, slice: Slice) {
     if slices.len() < HELD_SLICES_MAX || slice.is_much() {
         return slices.push(slice);
@@ -66,8 +67,8 @@ impl Deref for Slice {
 }
 
 impl OpenCheckpoint {
-    /// The bytes of a body from `offset` on, `len` of them or those up to its end. Each chunk is decoded by this thread, or by
-    /// another that is at it already, and is kept in the cache. Nothing is read ahead.
+    /// The bytes of a body from `offset` on, `len` of them or those up to its end. Each chunk is decoded by this
+    /// thread, or by another that is at it already, and is kept in the cache. Nothing is read ahead.
     ///
     /// # Errors
     /// [`Error::Damaged`] for the first chunk that can't be given back, as in [`Self::read_at`].
@@ -86,8 +87,8 @@ impl OpenCheckpoint {
         Ok(slices)
     }
 
-    /// Decodes the chunks of a range of a body that are not in the cache and that nobody is at, by this thread, and keeps them
-    /// there. One that is damaged is passed over: who reads it is told.
+    /// Decodes the chunks of a range of a body that are not in the cache and that nobody is at, by this thread, and
+    /// keeps them there. One that is damaged is passed over: who reads it is told.
     ///
     /// # Errors
     /// [`Error::Interrupted`], and what keeps the store from being read.
@@ -192,8 +193,8 @@ impl OpenCheckpoint {
         }
     }
 
-    /// Decodes a chunk to the cache. One that could not be given back a moment ago is not read again: who reads on over it in small
-    /// pieces would wait for the whole chunk each time.
+    /// Decodes a chunk to the cache. One that could not be given back a moment ago is not read again: who reads on over
+    /// it in small pieces would wait for the whole chunk each time.
     fn decode_announced(
         &self,
         chunk: u32,

@@ -1,5 +1,5 @@
-//! Where the elements of a tensor lie that are not row by row in its file, and where they would be if they were. Pure: never
-//! reads a chunk.
+//! Where the elements of a tensor lie that are not row by row in its file, and where they would be if they were. Pure:
+//! never reads a chunk.
 
 use super::Named;
 use crate::error::{Error, Result};
@@ -8,7 +8,8 @@ use crate::limits::EXPANDED_BYTES_MAX;
 use crate::ops::stream::Span;
 use crate::split::Dtype;
 
-/// The elements of a tensor in the order of their indices, the last dimension fastest, as runs of bytes that lie together.
+/// The elements of a tensor in the order of their indices, the last dimension fastest, as runs of bytes that lie
+/// together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     file: u32,
@@ -26,8 +27,9 @@ impl Layout {
     /// That of a tensor with strides, or of one without.
     ///
     /// # Errors
-    /// [`Error::UnsuitedTensor`] for one in another order whose type we don't know, or whose elements are parts of bytes; for one
-    /// that an expansion makes far larger than what is stored; and for one whose shape does not fit its bytes.
+    /// [`Error::UnsuitedTensor`] for one in another order whose type we don't know, or whose elements are parts of
+    /// bytes; for one that an expansion makes far larger than what is stored; and for one whose shape does not fit its
+    /// bytes.
     pub fn of(named: &Named<'_>) -> Result<Self> {
         let tensor = &named.tensor;
         let unsuited = |why: &str| Error::UnsuitedTensor { name: named.name.clone(), reason: why.to_owned() };
@@ -53,8 +55,8 @@ impl Layout {
         if bytes == 0 {
             return Ok(plain(0, width));
         }
-        // From the last dimension on: those that lie behind each other as one would are one. Of one element alone the stride
-        // may be anything.
+        // From the last dimension on: those that lie behind each other as one would are one. Of one element alone the
+        // stride may be anything.
         let mut dims: Vec<(u64, u64)> = Vec::new();
         for (count, stride) in shape.iter().zip(strides).rev().filter(|(count, _)| **count > 1) {
             // It reaches no further than the tensor's bytes, which was checked.
@@ -102,8 +104,8 @@ impl Layout {
         self.dims.is_empty().then_some(Span { file: self.file, offset: self.offset, len: self.bytes })
     }
 
-    /// Gives, for the bytes from `at` to `at + len` of the elements in rows, where in the file they lie: byte and length of each
-    /// piece, one after the other. What lies past the end is left out.
+    /// Gives, for the bytes from `at` to `at + len` of the elements in rows, where in the file they lie: byte and
+    /// length of each piece, one after the other. What lies past the end is left out.
     pub fn runs(&self, at: u64, len: u64, mut each: impl FnMut(u64, u64)) {
         let end = at.saturating_add(len).min(self.bytes);
         if at >= end {

@@ -1,5 +1,5 @@
-//! The tensors of one checkpoint beside those of its run: what changed since the one before, and which others have the same.
-//! Reads chunks only of small tensors that share one, and of those only what the chunks' ids don't answer.
+//! The tensors of one checkpoint beside those of its run: what changed since the one before, and which others have the
+//! same. Reads chunks only of small tensors that share one, and of those only what the chunks' ids don't answer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,8 +38,8 @@ pub struct ListedTensor {
     pub name: String,
     /// Which file of the manifest it is in; in each they stand as [`crate::File::tensors`] has them.
     pub file: u32,
-    /// What became of it; none when there is no checkpoint before, when that can't be read, and when only reading more than
-    /// [`SINCE_READ_BYTES_MAX`] could tell: then at least a small tensor beside it in its chunk changed.
+    /// What became of it; none when there is no checkpoint before, when that can't be read, and when only reading more
+    /// than [`SINCE_READ_BYTES_MAX`] could tell: then at least a small tensor beside it in its chunk changed.
     pub since: Option<Since>,
     /// Which of [`TensorList::others`] have a tensor of the same elements; none when only reading more than
     /// [`SINCE_READ_BYTES_MAX`] could tell.
@@ -112,7 +112,8 @@ pub fn list(store: &Store, reference: &str, progress: &dyn Progress) -> Result<T
 /// Hashes of small tensors' elements, by their names.
 type Elements = HashMap<String, blake3::Hash>;
 
-/// Which of the other checkpoints the small tensors are read of, so many bytes of each: all, or the one before, or none.
+/// Which of the other checkpoints the small tensors are read of, so many bytes of each: all, or the one before, or
+/// none.
 fn readable(bytes: u64, others: usize, previous: Option<usize>) -> Vec<usize> {
     let fit = |checkpoints: usize| bytes.saturating_mul(checkpoints as u64) <= SINCE_READ_BYTES_MAX;
     match previous {
@@ -122,8 +123,8 @@ fn readable(bytes: u64, others: usize, previous: Option<usize>) -> Vec<usize> {
     }
 }
 
-/// Reads those tensors of a checkpoint that have these names and lengths. Of one that is damaged it answers none: that is
-/// for verify to tell, and here only leaves a question open.
+/// Reads those tensors of a checkpoint that have these names and lengths. Of one that is damaged it answers none: that
+/// is for verify to tell, and here only leaves a question open.
 fn elements(
     reader: &mut Reader<'_>,
     side: &Side<'_>,
@@ -229,7 +230,8 @@ fn whole(manifest: &Manifest, piece: &Piece) -> Option<(ChunkId, u32)> {
     }
 }
 
-/// Whether the chunks alone show that two tensors differ: in one place each has a whole chunk, of one length, and another.
+/// Whether the chunks alone show that two tensors differ: in one place each has a whole chunk, of one length, and
+/// another.
 fn differ(mine: (&Manifest, &[Piece]), theirs: (&Manifest, &[Piece])) -> bool {
     for (my_piece, their_piece) in mine.1.iter().zip(theirs.1) {
         match (whole(mine.0, my_piece), whole(theirs.0, their_piece)) {

@@ -1,5 +1,5 @@
-//! Reads everything back and checks it. Never mends: damaged chunks are only set aside in the index, so that storing the
-//! same bytes again heals them.
+//! Reads everything back and checks it. Never mends: damaged chunks are only set aside in the index, so that storing
+//! the same bytes again heals them.
 
 mod checkpoint;
 mod damage;
