@@ -279,13 +279,22 @@ fn forked(of: &Reading<'_>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     if to == libc::MAP_FAILED {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the child makes two calls to the kernel and ends; it needs no lock that a thread of the parent could hold.
+    // SAFETY: the child makes calls to the kernel and ends; it needs no lock that a thread of the parent could hold.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: as above. `to` has `len` bytes.
+        let mut at = 0;
+        // SAFETY: as above. `to` has `len` bytes. What a read brings less than it should is an error's or the end's,
+        // which the next one tells.
         unsafe {
-            let got = libc::pread(of.file.as_raw_fd(), to, len, offset.cast_signed());
-            libc::_exit(i32::from(got < 0))
+            while at < len {
+                let from = (offset + at as u64).cast_signed();
+                match libc::pread(of.file.as_raw_fd(), to.byte_add(at), len - at, from) {
+                    0 => break,
+                    got if got < 0 => libc::_exit(*libc::__errno_location()),
+                    got => at += got.cast_unsigned(),
+                }
+            }
+            libc::_exit(0)
         }
     }
     let mut status = 0;
@@ -294,8 +303,11 @@ fn forked(of: &Reading<'_>, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         libc::munmap(to, len);
         libc::waitpid(child, &raw mut status, 0)
     };
-    if waited < 0 || status != 0 {
+    if waited < 0 || !libc::WIFEXITED(status) {
         return Err(Error::other(format!("the child ended with {status}")));
+    }
+    if libc::WEXITSTATUS(status) != 0 {
+        return Err(Error::from_raw_os_error(libc::WEXITSTATUS(status)));
     }
     let size = fs::metadata(of.path)?.len();
     let mut bytes = content(memory)?;

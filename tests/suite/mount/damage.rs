@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use ckpt_tests::calls::forget;
+use ckpt_tests::calls::{Reading, WAYS, forget};
 use ckpt_tests::lab::{files, pack_lines, put_request};
 use ckpt_tests::mount::mountable;
 use ckpt_tests::sample;
@@ -82,6 +82,19 @@ impl Damaged {
         }
         assert_eq!(errors > 0, !damaged.is_empty(), "{what}");
     }
+
+    /// Insists that each call that reads on from sound bytes into those that are damaged from `border` on says so.
+    #[track_caller]
+    fn assert_no_way_around(&self, mounted: &Path, border: usize) {
+        let file = File::open(mounted).unwrap();
+        let is_call = |name: &str| !["mmap", "MADV", "mremap"].iter().any(|mapping| name.starts_with(mapping));
+        for (name, _, read) in WAYS.iter().filter(|(name, ..)| is_call(name)) {
+            forget(&file);
+            let got = read(&Reading { path: mounted, file: &file }, border as u64 - 100_000, 300_000);
+            let error = got.map(|bytes| bytes.len()).expect_err(name);
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}: {error}");
+        }
+    }
 }
 
 #[test]
@@ -100,6 +113,7 @@ fn a_flipped_byte_is_an_error_of_that_range_alone() {
         fs::write(&path, &bad).unwrap();
         let fresh = scene.mount();
         damaged.assert_errors(&fresh.path("r/step-1/model.safetensors"), std::slice::from_ref(&range), "flipped");
+        damaged.assert_no_way_around(&fresh.path("r/step-1/model.safetensors"), range.start);
         let log = fresh.log();
         let tensor = if range == damaged.chunk(2) { DAMAGED } else { "head.weight" };
         let pack = path.file_name().unwrap().to_str().unwrap();
