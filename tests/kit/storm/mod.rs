@@ -85,6 +85,8 @@ struct Storm<'a> {
     /// How long a command takes that is not killed.
     typical: Mutex<BTreeMap<&'static str, Duration>>,
     figures: Mutex<Figures>,
+    /// Why it ended early.
+    failures: Mutex<Vec<String>>,
 }
 
 /// Lets it rage on the store of `lab`, and checks all that must hold meanwhile and at the end.
@@ -105,6 +107,7 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
         wanted: (0..WRITERS).map(|_| AtomicBool::new(false)).collect(),
         typical: Mutex::default(),
         figures: Mutex::default(),
+        failures: Mutex::default(),
     };
     std::thread::scope(|scope| {
         let storm = &storm;
@@ -127,7 +130,8 @@ pub fn rage(lab: &Lab, plan: Plan) -> Figures {
         let ended: Vec<_> = started.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         storm.calm.store(true, Ordering::SeqCst);
         let looked: Vec<_> = looking.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        // Who failed first is not known: all have told it.
+        // Once more and last, below the backtraces of all and what their servers said.
+        lock(&storm.failures).iter().for_each(|why| eprintln!("The storm ended early: {why}"));
         ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| resume_unwind(panic)));
         for mounted in looked {
             lock(&storm.figures).mounted.add(&mounted.unwrap_or_else(|panic| resume_unwind(panic)));
@@ -156,6 +160,8 @@ impl Storm<'_> {
     fn guard<T>(&self, once: impl FnOnce() -> T) -> T {
         catch_unwind(AssertUnwindSafe(once)).unwrap_or_else(|panic| {
             self.stop.store(true, Ordering::SeqCst);
+            let why = panic.downcast_ref::<String>().cloned();
+            lock(&self.failures).extend(why.or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned())));
             resume_unwind(panic)
         })
     }
