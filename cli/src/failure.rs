@@ -128,6 +128,9 @@ fn message(error: &Error) -> String {
 }
 
 fn left(shortage: &Shortage) -> String {
+    if shortage.is_quota {
+        return "a quota is used up, which `df` doesn't show; `quota -s` does on most machines".into();
+    }
     let reserve = match shortage.reserve_bytes {
         0 => String::new(),
         bytes => format!(" and {} are to stay free", size(bytes)),
@@ -157,7 +160,10 @@ fn room(shortage: &Shortage) -> String {
     if !shortage.has_policies {
         hints.push("`ckpt policy set` says which checkpoints may go".into());
     }
-    if shortage.reserve_bytes > 0 && shortage.needs_bytes.is_some_and(|needs| needs <= shortage.free_bytes) {
+    if !shortage.is_quota
+        && shortage.reserve_bytes > 0
+        && shortage.needs_bytes.is_some_and(|needs| needs <= shortage.free_bytes)
+    {
         hints.push("with `--reserve 0` it fits".into());
     }
     hints.join("; ")

@@ -21,9 +21,9 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let made = class.call1((message(error),))?;
     match error {
         Error::WontFit(shortage) | Error::NoSpace { shortage: Some(shortage), .. } => {
-            let Shortage { needs_bytes, free_bytes, reserve_bytes, gc_frees, .. } = **shortage;
+            let Shortage { needs_bytes, free_bytes, is_quota, reserve_bytes, gc_frees, .. } = **shortage;
             made.setattr("needs_bytes", needs_bytes)?;
-            made.setattr("free_bytes", Some(free_bytes).filter(|bytes| *bytes != u64::MAX))?;
+            made.setattr("free_bytes", Some(free_bytes).filter(|bytes| *bytes != u64::MAX && !is_quota))?;
             made.setattr("reserve_bytes", reserve_bytes)?;
             made.setattr("gc_frees_bytes", gc_frees)?;
         }

@@ -93,6 +93,9 @@ pub struct Shortage {
     pub needs_bytes: Option<u64>,
     /// Bytes that are free on the disk for a user without privileges; [`u64::MAX`] when the file system doesn't say.
     pub free_bytes: u64,
+    /// Whether a quota is used up. Then `free_bytes` tells of the disk, and how much of it is left to this user is not
+    /// known.
+    pub is_quota: bool,
     /// Bytes that are to stay free.
     pub reserve_bytes: u64,
     /// Bytes that a gc by the policies would free now; none when that could not be found out.

@@ -84,8 +84,15 @@ impl Session {
     /// # Errors
     /// [`Error::Busy`].
     pub fn of_reader(root: &Path, what: &str) -> Result<Option<Self>> {
-        let room = Lent::take(root);
-        let mut session = if_possible(Self::register(root, what))?;
+        let mut room = Lent::take(root);
+        let mut registered = Self::register(root, what);
+        if room.is_none() && matches!(registered, Err(Error::NoSpace { .. })) {
+            room = Lent::take_anyway(root);
+            if room.is_some() {
+                registered = Self::register(root, what);
+            }
+        }
+        let mut session = if_possible(registered)?;
         if let Some(session) = &mut session {
             session.room = room;
         }

@@ -78,11 +78,28 @@ pub struct Spare {
 impl Spare {
     /// Takes the room of the reserve file in `root` when it is needed.
     pub fn take(root: &Path) -> Self {
-        let path = root.join(RESERVE);
-        let is_short = |bytes: &u64| Room::at(root).is_ok_and(|room| room.free < *bytes);
-        let needed = size_of(&path).filter(is_short);
-        let taken = needed.filter(|_| fs::remove_file(&path).is_ok()).unwrap_or(0);
-        Self { root: root.to_owned(), taken }
+        let mut spare = Self { root: root.to_owned(), taken: 0 };
+        let has = size_of(&root.join(RESERVE));
+        if has.is_some_and(|bytes| Room::at(root).is_ok_and(|room| room.free < bytes)) {
+            spare.give_up();
+        }
+        spare
+    }
+
+    /// Does something, and does it again with the room of the reserve file when it was refused room that the disk seemed
+    /// to have: by a quota, which no file system tells of beforehand.
+    pub fn with<T>(&mut self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(Error::NoSpace { .. }) if self.taken == 0 && self.give_up() => attempt(),
+            done => done,
+        }
+    }
+
+    /// Whether there was a reserve file, which is gone now.
+    fn give_up(&mut self) -> bool {
+        let path = self.root.join(RESERVE);
+        self.taken = size_of(&path).filter(|_| fs::remove_file(&path).is_ok()).unwrap_or(0);
+        self.taken > 0
     }
 }
 
@@ -90,13 +107,12 @@ impl Drop for Spare {
     fn drop(&mut self) {
         let Ok(room) = Room::at(&self.root) else { return };
         let wanted = cap(self.taken.max(RESERVE_FILE_BYTES), room);
-        if room.free >= 2 * wanted {
-            keep(&self.root, wanted);
-            return;
+        if self.taken == 0 {
+            return ensure(&self.root, wanted, room);
         }
         // On a disk that stays full it takes back what is left, or another program would have it before gc comes.
-        let mut bytes = self.taken.min(room.free) / BLOCK * BLOCK;
-        while bytes > 0 && self.taken > 0 && make(&self.root.join(RESERVE), bytes).is_err() {
+        let mut bytes = if room.free >= 2 * wanted { wanted } else { self.taken.min(room.free) / BLOCK * BLOCK };
+        while bytes > 0 && make(&self.root.join(RESERVE), bytes).is_err() {
             bytes = bytes / 2 / BLOCK * BLOCK;
         }
     }
@@ -113,7 +129,15 @@ pub struct Lent {
 impl Lent {
     /// Takes it if there is no other room for it in `root`, and if what stays is enough for gc.
     pub fn take(root: &Path) -> Option<Self> {
-        let room = Room::at(root).ok().filter(|room| room.free < RESERVE_LENT_BYTES)?;
+        Room::at(root).ok().filter(|room| room.free < RESERVE_LENT_BYTES).and_then(|room| Self::of(root, room))
+    }
+
+    /// Takes it though the disk seems to have room, which a quota refused.
+    pub fn take_anyway(root: &Path) -> Option<Self> {
+        Room::at(root).ok().and_then(|room| Self::of(root, room))
+    }
+
+    fn of(root: &Path, room: Room) -> Option<Self> {
         let (file, had) = own(root)?;
         let left = had.checked_sub(RESERVE_LENT_BYTES)?;
         (left >= cap(RESERVE_FILE_BYTES, room) / 2 && file.set_len(left).is_ok())
@@ -144,23 +168,27 @@ fn own(root: &Path) -> Option<(File, u64)> {
 /// Makes the reserve file of the store in `root` if it is missing or too small, and at least as much again stays free.
 /// `commit_bytes` is what changing HEAD there takes.
 pub fn keep(root: &Path, commit_bytes: u64) {
-    let path = root.join(RESERVE);
     let Ok(room) = Room::at(root) else { return };
-    let wanted = cap(commit_bytes.saturating_mul(2).max(RESERVE_FILE_BYTES), room);
-    let has = match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        // Somebody else's, whatever it is.
-        _ => return,
-    };
-    if has >= wanted || room.free.saturating_add(has) < wanted.saturating_mul(2) {
+    ensure(root, cap(commit_bytes.saturating_mul(2).max(RESERVE_FILE_BYTES), room), room);
+}
+
+/// Makes it at least `wanted` bytes long if it is missing or shorter, and at least as much again stays free. A reserve
+/// that can't be had is none: nothing depends on it but gc on a full disk.
+fn ensure(root: &Path, wanted: u64, room: Room) {
+    let path = root.join(RESERVE);
+    let is_missing = fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if is_missing {
+        if room.free >= wanted.saturating_mul(2) {
+            let _ = make(&path, wanted);
+        }
         return;
     }
-    if has > 0 && fs::remove_file(&path).is_err() {
-        return;
+    // What is somebody else's stays as it is; and what there is stays where a quota has no room for more.
+    let Some((file, has)) = own(root) else { return };
+    let has_room = room.free.saturating_add(has) >= wanted.saturating_mul(2);
+    if has < wanted && has_room && allocate(&file, has, wanted - has).is_err() {
+        let _ = file.set_len(has);
     }
-    // A reserve that can't be made is none: nothing depends on it but gc on a full disk.
-    let _ = make(&path, wanted);
 }
 
 /// Bytes of the reserve file, if there is one and it is a file.
@@ -229,6 +257,32 @@ mod tests {
         drop(Spare::take(dir.path()));
         assert_eq!(fs::read(&foreign).unwrap(), b"mine");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn what_a_quota_refuses_is_tried_once_more_without_the_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(RESERVE);
+        let refused = || Err(Error::io("write", &path, io::ErrorKind::QuotaExceeded.into()));
+        let tries = std::cell::Cell::new(0);
+        let counted = |outcome: Result<()>| {
+            tries.set(tries.get() + 1);
+            outcome
+        };
+        let mut spare = Spare::take(dir.path());
+        assert!(spare.with(|| counted(refused())).is_err());
+        assert_eq!(tries.take(), 1, "there is no reserve that could help");
+        drop(spare);
+        keep(dir.path(), 3 << 20);
+        let whole = size_of(&path);
+        let mut spare = Spare::take(dir.path());
+        assert_eq!(size_of(&path), whole, "there is room");
+        spare.with(|| counted(if size_of(&path).is_some() { refused() } else { Ok(()) })).unwrap();
+        assert_eq!(tries.take(), 2);
+        assert!(spare.with(|| counted(refused())).is_err());
+        assert_eq!(tries.take(), 1, "there is none any more");
+        drop(spare);
+        assert_eq!(size_of(&path), whole, "as long as it was");
     }
 
     #[test]

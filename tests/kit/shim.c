@@ -13,6 +13,7 @@
  *   CKPT_SHIM_ERRNO    what a failing call says; with `half`, what the calls after it say, 0 for nothing
  *   CKPT_SHIM_LASTING  1: every later call fails as well
  *   CKPT_SHIM_AFTER    1: kill or stop after the call and not before it
+ *   CKPT_SHIM_WHILE    calls fail only while this file has at least CKPT_SHIM_BYTES; absent: always
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -55,9 +56,9 @@ struct call {
 };
 
 static struct report nowhere, *report = &nowhere;
-static char root[1024], wanted[256], unwanted[256];
+static char root[1024], wanted[256], unwanted[256], guard[1024];
 static size_t root_len;
-static uint64_t kinds, at;
+static uint64_t kinds, at, guard_bytes;
 static enum act act;
 static int error, lasting, after;
 /* Paths of open files below the root, by descriptor, relative to it. */
@@ -79,6 +80,8 @@ __attribute__((constructor)) static void begin(void) {
     error = atoi(text_of("CKPT_SHIM_ERRNO", "0"));
     lasting = atoi(text_of("CKPT_SHIM_LASTING", "0"));
     after = atoi(text_of("CKPT_SHIM_AFTER", "0"));
+    strncpy(guard, text_of("CKPT_SHIM_WHILE", ""), sizeof guard - 1);
+    guard_bytes = strtoull(text_of("CKPT_SHIM_BYTES", "0"), NULL, 10);
     for (int nr = 0; nr < 6; nr++)
         if (!strcmp(chosen, acts[nr])) act = nr;
     int fd = (int)syscall(SYS_openat, AT_FDCWD, to, O_RDWR | O_CLOEXEC, 0);
@@ -138,6 +141,16 @@ static void end_here(void) {
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), act == STOP ? SIGSTOP : SIGKILL);
 }
 
+/* Whether the file that calls fail for is as long as that needs. */
+static int is_guarded(void) {
+    if (!*guard) return 1;
+    int saved = errno;
+    struct statx about;
+    long answer = syscall(SYS_statx, AT_FDCWD, guard, AT_SYMLINK_NOFOLLOW, STATX_SIZE, &about);
+    errno = saved;
+    return !answer && about.stx_size >= guard_bytes;
+}
+
 /* Counts a call that is about to be made and says what becomes of it. */
 static struct call before(enum kind kind, const char *path) {
     struct call call = { NOTHING, 0 };
@@ -148,7 +161,7 @@ static struct call before(enum kind kind, const char *path) {
     if (!(kinds >> kind & 1)) return call;
     if ((*wanted && !strstr(path, wanted)) || (*unwanted && strstr(path, unwanted))) return call;
     uint64_t nr = atomic_fetch_add(&report->calls, 1) + 1;
-    if (!at || nr < at) return call;
+    if (!at || nr < at || !is_guarded()) return call;
     if (nr == at) {
         note(report->what, kind, path);
         atomic_store(&report->fired, nr);

@@ -17,6 +17,8 @@ use crate::run::{Ran, binary};
 pub const EIO: i32 = 5;
 /// What the kernel says of a full disk.
 pub const ENOSPC: i32 = 28;
+/// What it says to somebody whose quota is used up.
+pub const EDQUOT: i32 = 122;
 
 const SOURCE: &str = include_str!("shim.c");
 const TEXT_BYTES: usize = 400;
@@ -93,6 +95,7 @@ pub struct Fault {
     errno: i32,
     lasting: bool,
     after: bool,
+    guard: Option<(PathBuf, u64)>,
 }
 
 /// What the layer under one command has seen.
@@ -112,7 +115,7 @@ impl Fault {
     pub fn none() -> Self {
         let kinds = ALL.iter().map(|kind| 1 << *kind as u32).sum();
         let (path, without) = (String::new(), String::new());
-        Self { kinds, path, without, at: 0, act: Act::Nothing, errno: 0, lasting: false, after: false }
+        Self { kinds, path, without, at: 0, act: Act::Nothing, errno: 0, lasting: false, after: false, guard: None }
     }
 
     /// At the call with this number, from 1.
@@ -160,6 +163,12 @@ impl Fault {
     #[must_use]
     pub fn lasting(self) -> Self {
         Self { lasting: true, ..self }
+    }
+
+    /// Calls fail only while a file has at least so many bytes.
+    #[must_use]
+    pub fn while_there(self, file: &Path, bytes: u64) -> Self {
+        Self { guard: Some((file.to_owned(), bytes)), ..self }
     }
 
     /// The command is killed before the call.
@@ -210,6 +219,9 @@ impl Fault {
             .env("CKPT_SHIM_ERRNO", self.errno.to_string())
             .env("CKPT_SHIM_LASTING", u8::from(self.lasting).to_string())
             .env("CKPT_SHIM_AFTER", u8::from(self.after).to_string());
+        if let Some((file, bytes)) = &self.guard {
+            command.env("CKPT_SHIM_WHILE", file).env("CKPT_SHIM_BYTES", bytes.to_string());
+        }
         Watch { report }
     }
 

@@ -3,6 +3,7 @@
 
 mod faults;
 mod killed;
+mod quota;
 mod rooms;
 mod stopped;
 

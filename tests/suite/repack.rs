@@ -38,6 +38,17 @@ fn dying(root: &Path, heads: usize) -> Store {
     Store::open_on(root, disk).unwrap()
 }
 
+/// The store in `root` on a disk that has no room for a pack.
+fn without_room_for_packs(root: &Path) -> Store {
+    let disk = HookDisk::new(|call| match call {
+        Call::Append(path, bytes) if path.to_string_lossy().contains("/tmp/") && bytes.len() > 4096 => {
+            Err(io::Error::from(io::ErrorKind::QuotaExceeded))
+        }
+        _ => Ok(()),
+    });
+    Store::open_on(root, disk).unwrap()
+}
+
 /// Bytes of everything that counts as the store's.
 fn stored_bytes(root: &Path) -> u64 {
     let folders = ["packs", "checkpoints", "catalog", "tmp"];
@@ -93,6 +104,19 @@ fn a_dry_run_tells_what_is_rewritten_to_the_byte() {
     fs::remove_dir_all(world.root().join("index")).unwrap();
     assert_whole(&world, &store, "without an index");
     assert_eq!(gc_as_planned(&store).packs_rewritten, 0, "once is enough");
+}
+
+#[test]
+fn without_room_for_the_new_pack_the_rest_is_freed() {
+    let (mut world, store) = mostly_dead();
+    world.put_tree(&store, "c", 1, &tensors(&[20, 21]));
+    store.remove(&["c@1".into()]).unwrap();
+    let report = gc(&without_room_for_packs(&world.root())).unwrap();
+    assert_eq!((report.packs_deleted, report.packs_rewritten, report.copied_bytes), (1, 0, 0));
+    assert_whole(&world, &store, "without room");
+    assert!(files(&world.root().join("tmp")).is_empty(), "nothing is left of the attempt");
+    assert_eq!(gc_as_planned(&store).packs_rewritten, 1, "the next one has room");
+    assert_whole(&world, &store, "with room");
 }
 
 #[test]

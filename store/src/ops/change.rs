@@ -106,11 +106,13 @@ pub fn list_policies(store: &Store) -> Result<Vec<PolicyUse>> {
 }
 
 fn change<T>(store: &Store, what: &str, plan: impl Fn(&State) -> Result<(Vec<Change>, T)>) -> Result<T> {
-    let _spare = Spare::take(store.root());
-    let session = Session::register(store.root(), what)?;
-    commit(store.backend(), session.id(), |state, draft| {
-        let (changes, answer) = plan(state)?;
-        draft.changes = changes;
-        Ok(answer)
+    let mut spare = Spare::take(store.root());
+    let session = spare.with(|| Session::register(store.root(), what))?;
+    spare.with(|| {
+        commit(store.backend(), session.id(), |state, draft| {
+            let (changes, answer) = plan(state)?;
+            draft.changes = changes;
+            Ok(answer)
+        })
     })
 }

@@ -69,15 +69,18 @@ pub fn gc(store: &Store, request: &GcRequest, progress: &dyn Progress) -> Result
         let survey = Survey::take(store, &dropped(&verdicts), progress)?;
         return foretell(store, verdicts, &survey);
     }
-    let _spare = Spare::take(store.root());
-    let _only_one = session::lock_gc(store.root())?;
-    let session = Session::register(store.root(), "gc")?;
-    let verdicts = commit(store.backend(), session.id(), |state, draft| {
-        let verdicts = judge(state)?;
-        draft.changes = dropped(&verdicts).into_iter().map(Change::Remove).collect();
-        Ok(verdicts)
+    let mut spare = Spare::take(store.root());
+    let _only_one = spare.with(|| session::lock_gc(store.root()))?;
+    let session = spare.with(|| Session::register(store.root(), "gc"))?;
+    let verdicts = spare.with(|| {
+        commit(store.backend(), session.id(), |state, draft| {
+            let verdicts = judge(state)?;
+            draft.changes = dropped(&verdicts).into_iter().map(Change::Remove).collect();
+            Ok(verdicts)
+        })
     })?;
-    collect(store, &session, verdicts, progress)
+    let report = spare.with(|| collect(store, &session, progress))?;
+    Ok(GcReport { verdicts, ..report })
 }
 
 /// Bytes that a gc without rules would free now.
@@ -107,7 +110,7 @@ fn foretell(store: &Store, verdicts: Vec<Verdict>, survey: &Survey) -> Result<Gc
 }
 
 /// Frees what nothing uses.
-fn collect(store: &Store, session: &Session, verdicts: Vec<Verdict>, progress: &dyn Progress) -> Result<GcReport> {
+fn collect(store: &Store, session: &Session, progress: &dyn Progress) -> Result<GcReport> {
     let backend = store.backend();
     // What a killed gc was about to unlink is in no checkpoint: carry on where it stopped.
     let mut deleted_bytes = delete::finish_deleting(backend, session.id())?;
@@ -115,7 +118,7 @@ fn collect(store: &Store, session: &Session, verdicts: Vec<Verdict>, progress: &
     let plan = make_plan(store, &survey)?;
     let unreadable = of_standing(&survey, Standing::Unreadable).map(|pack| pack.id).collect();
     let still_read = survey.still_read.clone();
-    let mut report = GcReport { verdicts, packs_unreadable: unreadable, still_read, ..GcReport::default() };
+    let mut report = GcReport { packs_unreadable: unreadable, still_read, ..GcReport::default() };
     // An empty batch as well: it takes those off HEAD's list that a killed gc condemned.
     let mut batches = plan.dead.chunks(DELETE_PACKS_MAX).collect::<Vec<_>>();
     batches.resize(batches.len().max(1), &[]);
@@ -131,7 +134,8 @@ fn collect(store: &Store, session: &Session, verdicts: Vec<Verdict>, progress: &
             // Somebody else took the room; the next gc tries again.
             break;
         }
-        let rewritten = rewrite::rewrite(store, session.id(), &mut survey, group, progress)?;
+        // Nor is there room where a quota says so.
+        let Some(rewritten) = rewrite::rewrite(store, session.id(), &mut survey, group, progress)? else { break };
         report.packs_rewritten += rewritten.deleted.packs;
         report.copied_bytes += rewritten.copied_bytes;
         report.packs_damaged.extend(rewritten.damaged);

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::delete::{self, Deleted};
 use super::plan::Group;
 use super::survey::Survey;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::pack::Line;
 use crate::id::{ChunkId, PackId, SessionId};
 use crate::index::Place;
@@ -26,14 +26,14 @@ pub struct Rewritten {
     pub damaged: BTreeSet<PackId>,
 }
 
-/// Rewrites a group of packs.
+/// Rewrites a group of packs; none when the new ones were refused room, so that all is as before.
 pub fn rewrite(
     store: &Store,
     session: SessionId,
     survey: &mut Survey,
     group: &Group,
     progress: &dyn Progress,
-) -> Result<Rewritten> {
+) -> Result<Option<Rewritten>> {
     let mut packs: BTreeSet<PackId> = group.packs.iter().map(|at| survey.packs[*at].id).collect();
     let mut chunks: Vec<(ChunkId, Place)> = Vec::new();
     for at in &group.packs {
@@ -48,7 +48,10 @@ pub fn rewrite(
     }
     let mut done = Rewritten::default();
     let copied = loop {
-        let copied = copy_chunks(store.backend(), store, session, &chunks, progress)?;
+        let copied = match copy_chunks(store.backend(), store, session, &chunks, progress) {
+            Err(Error::NoSpace { .. }) => return Ok(None),
+            copied => copied?,
+        };
         let damaged: HashSet<ChunkId> = copied.damaged.iter().map(|(id, _)| *id).collect();
         if damaged.is_empty() {
             break copied.packs;
@@ -59,7 +62,7 @@ pub fn rewrite(
         chunks.retain(|(_, place)| packs.contains(&place.pack));
     };
     if packs.is_empty() {
-        return Ok(done);
+        return Ok(Some(done));
     }
     done.copied_bytes = copied.iter().map(|pack| pack.bytes).sum();
     let published: Vec<(PackId, Vec<Line>)> = copied.into_iter().map(SealedPack::publish).collect::<Result<_>>()?;
@@ -69,5 +72,5 @@ pub fn rewrite(
         progress.notice(Notice::IndexBehind { reason: error.to_string() });
     }
     done.deleted = delete::finish(store, session, survey, packs, progress)?;
-    Ok(done)
+    Ok(Some(done))
 }

@@ -44,12 +44,13 @@ pub fn find<T>(
 
 /// Adds to an error that tells of too little room what is needed and what would help. Others stay as they are.
 fn explain(store: &Store, what: &str, budget: &Budget<'_>, error: Error) -> Error {
-    let told = |needs_bytes: Option<u64>| {
+    let told = |needs_bytes: Option<u64>, is_quota: bool| {
         let plan = gc(store, &GcRequest { dry_run: true, ..GcRequest::default() }, &Quiet).ok();
         Box::new(Shortage {
             what: what.to_owned(),
             needs_bytes,
             free_bytes: budget.free(),
+            is_quota,
             reserve_bytes: budget.reserve,
             gc_frees: plan.as_ref().map(|plan| plan.freed_bytes),
             gc_drops: plan.as_ref().map_or(0, |plan| dropped(plan).len() as u64),
@@ -57,8 +58,11 @@ fn explain(store: &Store, what: &str, budget: &Budget<'_>, error: Error) -> Erro
         })
     };
     match error {
-        Error::WontFit(shortage) => Error::WontFit(told(shortage.needs_bytes)),
-        Error::NoSpace { path, source, .. } => Error::NoSpace { path, source, shortage: Some(told(budget.needs)) },
+        Error::WontFit(shortage) => Error::WontFit(told(shortage.needs_bytes, false)),
+        Error::NoSpace { path, source, .. } => {
+            let is_quota = source.kind() == std::io::ErrorKind::QuotaExceeded;
+            Error::NoSpace { path, source, shortage: Some(told(budget.needs, is_quota)) }
+        }
         other => other,
     }
 }
@@ -66,8 +70,13 @@ fn explain(store: &Store, what: &str, budget: &Budget<'_>, error: Error) -> Erro
 /// Whether a gc frees as much as this error says is missing.
 fn gc_would_help(error: &Error) -> bool {
     let (Error::WontFit(shortage) | Error::NoSpace { shortage: Some(shortage), .. }) = error else { return false };
-    let needs = shortage.needs_bytes.unwrap_or(0).saturating_add(shortage.reserve_bytes);
-    shortage.gc_frees.is_some_and(|frees| frees > 0 && shortage.free_bytes.saturating_add(frees) >= needs)
+    let (needs, frees) = (shortage.needs_bytes.unwrap_or(0), shortage.gc_frees.unwrap_or(0));
+    // Of a quota that is used up nothing else is left, and what is to stay free of the disk does.
+    let (needs, free) = match shortage.is_quota {
+        true => (needs, 0),
+        false => (needs.saturating_add(shortage.reserve_bytes), shortage.free_bytes),
+    };
+    frees > 0 && free.saturating_add(frees) >= needs
 }
 
 /// Makes room as the policies say.
