@@ -6,14 +6,11 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, noise};
 use crate::mount::{detach, minor_of, mount_points};
+use crate::process::{Process, SOON, wait_for};
 use crate::run::{Ran, on, run};
-
-/// How long something may take that is to happen at once.
-pub const SOON: Duration = Duration::from_secs(20);
 
 /// A store with one file in it, and a directory to mount it on. Leaves no mount and no server behind.
 pub struct Desk {
@@ -22,7 +19,7 @@ pub struct Desk {
     /// What the file holds.
     pub bytes: Vec<u8>,
     at: PathBuf,
-    servers: Vec<u32>,
+    servers: Vec<Process>,
 }
 
 impl Default for Desk {
@@ -77,30 +74,31 @@ impl Desk {
     }
 
     /// Mounts it in the background; the server's process.
-    pub fn mount(&mut self, args: &[&str]) -> u32 {
+    pub fn mount(&mut self, args: &[&str]) -> Process {
         let ran = self.verb("mount", &[args, &["--json"]].concat()).expect(0);
         let pid = ran.json()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("it names its process");
-        self.serves(pid);
-        pid
+        self.serves(pid)
     }
 
     /// Starts a server in the foreground, and waits until it says that it is ready.
     pub fn foreground(&mut self) -> Server {
         let mut command = self.command([OsStr::new("mount"), self.at.as_os_str(), OsStr::new("--foreground")]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
-        self.serves(child.id());
+        let process = self.serves(child.id());
         let mut line = Vec::new();
         let mut stdout = child.stdout.take().expect("a pipe");
         let mut byte = [0];
         while stdout.read(&mut byte).expect("a pipe can be read") == 1 && byte != *b"\n" {
             line.push(byte[0]);
         }
-        Server { child, said: String::from_utf8(line).expect("text") }
+        Server { child, process, said: String::from_utf8(line).expect("text") }
     }
 
     /// Takes note of a process that serves a mount of this desk.
-    pub fn serves(&mut self, pid: u32) {
-        self.servers.push(pid);
+    pub fn serves(&mut self, pid: u32) -> Process {
+        let process = Process::of(pid);
+        self.servers.push(process.clone());
+        process
     }
 
     /// What the mount says of itself.
@@ -111,9 +109,8 @@ impl Desk {
     /// That nothing is mounted any more and no process of these lives.
     pub fn assert_gone(&self) {
         assert_eq!(minor_of(&self.at), None, "it is still mounted");
-        for pid in &self.servers {
-            // The namespaces of tests beside this one have the mount as well until they end.
-            wait_for(&format!("process {pid} ends"), SOON, || !is_alive(*pid));
+        for server in &self.servers {
+            wait_for(&format!("process {server} ends"), SOON, || !server.is_alive());
         }
     }
 }
@@ -125,16 +122,18 @@ impl Drop for Desk {
         while let Some(at) = mount_points().into_iter().find(|at| below(at)) {
             detach(&at);
         }
-        for pid in self.servers.iter().filter(|pid| is_alive(**pid)) {
-            send(*pid, libc::SIGKILL);
+        for server in &self.servers {
+            let _ = server.send(libc::SIGKILL);
         }
     }
 }
 
 /// A server in the foreground.
 pub struct Server {
-    /// Its process.
+    /// Its process, of which its end can be asked for.
     pub child: Child,
+    /// The same, to be signalled.
+    pub process: Process,
     /// What it said when it was ready.
     pub said: String,
 }
@@ -153,43 +152,4 @@ impl Server {
         assert_eq!(status.and_then(|status| status.code()), Some(0), "{said}");
         said
     }
-}
-
-/// Whether a process runs: one that has ended and that nobody has asked for yet doesn't.
-pub fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with(['Z', 'X']))
-}
-
-/// Sends a signal to a process.
-pub fn send(pid: u32, signal: i32) {
-    // SAFETY: a signal to a process that the test has started.
-    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
-}
-
-/// Stops a process. What a thread of it had taken on before would be waited for by whoever asked, whatever comes.
-pub fn stop(pid: u32) {
-    send(pid, libc::SIGSTOP);
-    let is_stopped = |task: &Path| {
-        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('T'))
-    };
-    wait_for("it is stopped", SOON, || {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
-        tasks.flatten().all(|task| is_stopped(&task.path()))
-    });
-}
-
-/// Waits until something is so, and answers how long that took.
-///
-/// # Panics
-/// When it took more than `patience`.
-#[track_caller]
-pub fn wait_for(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() <= patience, "{what}: not within {patience:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    started.elapsed()
 }

@@ -12,6 +12,7 @@ pub mod map;
 pub mod mount;
 pub mod mounts;
 pub mod odd;
+pub mod process;
 pub mod python;
 pub mod readers;
 pub mod run;

@@ -9,6 +9,8 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::connection::{detach, mount_points};
+
 /// Runs `work` where it may mount. Commands that it starts see what it mounted; other threads don't. Where mounting is not
 /// permitted it says so and runs nothing.
 pub fn with_mounts(work: impl FnOnce() + Send) {
@@ -18,7 +20,11 @@ pub fn with_mounts(work: impl FnOnce() + Send) {
         let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         match unshared.and_then(|()| mount_change("/", private)) {
-            Ok(()) => work(),
+            Ok(()) => {
+                // What tests beside this one have mounted lives for as long as it is mounted anywhere.
+                mount_points().iter().for_each(|at| detach(at));
+                work();
+            }
             Err(error) => eprintln!("skipped: mounting is refused here: {error}"),
         }
     };

@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use ckpt_tests::desk::wait_for;
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::Mount;
+use ckpt_tests::process::wait_for;
 use ckpt_tests::readers::paths;
 use ckpt_tests::sample::{self, Tree};
 

@@ -92,7 +92,7 @@ const BANNED: &[(&str, &str, &str)] = &[
 const BANNED_ALLOWED: &[(&str, &str)] = &[
     ("store/src/store.rs", "SystemTime::now"),
     ("tests/suite/processes/killed.rs", ".elapsed() <"),
-    ("tests/kit/desk.rs", ".elapsed() <"),
+    ("tests/kit/process.rs", ".elapsed() <"),
     ("tests/kit/mount.rs", ".elapsed() <"),
     ("tests/kit/storm/mounts.rs", ".elapsed() <"),
 ];

@@ -7,8 +7,9 @@ use std::io::{Read, Seek};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ckpt_tests::desk::{Desk, SOON, Server, is_alive, send, wait_for};
+use ckpt_tests::desk::{Desk, Server};
 use ckpt_tests::mount::{detach, minor_of, mountable};
+use ckpt_tests::process::{SOON, wait_for};
 use ckpt_tests::run::Ran;
 
 #[test]
@@ -51,7 +52,7 @@ fn in_the_foreground_each_way_to_end_it_ends_it_well() {
         let server = desk.foreground();
         assert!(server.said.ends_with(&format!("(process {})", server.child.id())), "{}", server.said);
         assert!(fs::read(desk.file()).unwrap() == desk.bytes);
-        send(server.child.id(), signal);
+        assert!(server.process.send(signal));
         assert_eq!(server.ends(), "");
         desk.assert_gone();
     }
@@ -77,13 +78,13 @@ fn systemd_is_told_when_the_mount_works() {
     let mut command = desk.command([OsStr::new("mount"), desk.at().as_os_str(), OsStr::new("--foreground")]);
     command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    desk.serves(child.id());
+    let process = desk.serves(child.id());
     let mut told = [0; 100];
     let bytes = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..bytes], b"READY=1");
     assert!(fs::read(desk.file()).unwrap() == desk.bytes);
-    send(child.id(), libc::SIGTERM);
-    assert_eq!(Server { child, said: String::new() }.ends(), "");
+    assert!(process.send(libc::SIGTERM));
+    assert_eq!(Server { child, process, said: String::new() }.ends(), "");
     desk.assert_gone();
 }
 
@@ -93,25 +94,25 @@ fn a_signal_unmounts_at_once_and_lets_open_files_be_read_for_a_while() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let mut file = File::open(desk.file()).unwrap();
-    send(pid, libc::SIGTERM);
+    assert!(server.send(libc::SIGTERM));
     wait_for("it is unmounted", SOON, || minor_of(desk.at()).is_none());
-    assert!(is_alive(pid));
+    assert!(server.is_alive());
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
     assert!(bytes == desk.bytes);
     drop(file);
-    wait_for("the server ends", SOON, || !is_alive(pid));
+    wait_for("the server ends", SOON, || !server.is_alive());
     let log = fs::read_to_string(desk.log()).unwrap();
     assert!(log.contains(&format!("{}: unmounted; what is open", desk.at().display())), "{log}");
     // Whoever never closes is not waited for: a second signal ends it at once.
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let file = File::open(desk.file()).unwrap();
-    send(pid, libc::SIGTERM);
+    assert!(server.send(libc::SIGTERM));
     wait_for("it is unmounted", SOON, || minor_of(desk.at()).is_none());
-    send(pid, libc::SIGTERM);
-    wait_for("the server ends", Duration::from_secs(5), || !is_alive(pid));
+    assert!(server.send(libc::SIGTERM));
+    wait_for("the server ends", Duration::from_secs(5), || !server.is_alive());
     drop(file);
 }
 
@@ -121,9 +122,9 @@ fn a_mount_whose_server_was_killed_is_seen_and_mounted_anew() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
-    send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || !is_alive(pid));
+    let server = desk.mount(&[]);
+    assert!(server.send(libc::SIGKILL));
+    wait_for("it is dead", SOON, || !server.is_alive());
     // Its other threads may end a moment after the first.
     wait_for("it is cut", SOON, || rustix::fs::statvfs(desk.at()).err() == Some(rustix::io::Errno::NOTCONN));
     // The kernel may go on with what it knows; this nobody has asked for yet.
@@ -140,10 +141,10 @@ fn a_mount_whose_server_was_killed_is_seen_and_mounted_anew() {
     // Nothing is left below: one umount and the directory is empty again.
     desk.verb("umount", &[]).expect(0);
     desk.assert_gone();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let file = File::open(desk.file()).unwrap();
-    send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || !is_alive(pid));
+    assert!(server.send(libc::SIGKILL));
+    wait_for("it is dead", SOON, || !server.is_alive());
     let ran = desk.verb("umount", &[]).expect(0);
     assert_eq!(ran.text(), format!("unmounted {}, whose process was gone\n", desk.at().display()));
     desk.assert_gone();
@@ -156,26 +157,26 @@ fn a_mount_in_use_is_unmounted_only_lazily() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let mut file = File::open(desk.file()).unwrap();
     let ran = desk.verb("umount", &[]).expect(6);
     let me = std::process::id();
     assert!(ran.stderr.starts_with(&format!("Error: {} is in use\n", desk.at().display())), "{ran:?}");
     assert!(ran.stderr.contains(&format!("(process {me}) has r/step-1/model.bin\n")), "{ran:?}");
     assert!(ran.stderr.contains("Hint: `ckpt umount --lazy "), "{ran:?}");
-    assert!(is_alive(pid) && minor_of(desk.at()).is_some());
+    assert!(server.is_alive() && minor_of(desk.at()).is_some());
     let ran = desk.verb("umount", &["--lazy"]).expect(0);
-    assert!(ran.text().ends_with(&format!("process {pid} serves what is still open\n")), "{ran:?}");
+    assert!(ran.text().ends_with(&format!("process {server} serves what is still open\n")), "{ran:?}");
     assert_eq!(minor_of(desk.at()), None);
     let mut bytes = Vec::new();
     file.rewind().unwrap();
     file.read_to_end(&mut bytes).unwrap();
-    assert!(bytes == desk.bytes && is_alive(pid));
+    assert!(bytes == desk.bytes && server.is_alive());
     // Another one may take its place meanwhile, and stays when the first ends.
     let second = desk.mount(&[]);
     drop(file);
-    wait_for("the first ends", SOON, || !is_alive(pid));
-    assert!(is_alive(second) && fs::read(desk.file()).unwrap() == desk.bytes);
+    wait_for("the first ends", SOON, || !server.is_alive());
+    assert!(second.is_alive() && fs::read(desk.file()).unwrap() == desk.bytes);
     desk.verb("umount", &[]).expect(0);
     desk.assert_gone();
 }
@@ -186,15 +187,15 @@ fn a_mount_that_does_not_answer_hangs_nobody() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
-    send(pid, libc::SIGSTOP);
+    let server = desk.mount(&[]);
+    assert!(server.send(libc::SIGSTOP));
     assert_eq!(desk.status()["state"], "silent");
     let ran = desk.verb("mount", &[]).expect(6);
     assert!(ran.stderr.contains("does not answer"), "{ran:?}");
     desk.verb("umount", &["--lazy"]).expect(0);
     assert_eq!(minor_of(desk.at()), None);
-    send(pid, libc::SIGCONT);
-    wait_for("the server ends", SOON, || !is_alive(pid));
+    assert!(server.send(libc::SIGCONT));
+    wait_for("the server ends", SOON, || !server.is_alive());
 }
 
 #[test]
@@ -237,8 +238,8 @@ fn of_many_that_mount_in_one_place_at_once_one_does() {
     // which all find.
     for turn in 0..8 {
         if turn % 2 == 1 {
-            let pid = desk.mount(&[]);
-            send(pid, libc::SIGKILL);
+            let server = desk.mount(&[]);
+            assert!(server.send(libc::SIGKILL));
             wait_for("it is cut", SOON, || rustix::fs::statvfs(desk.at()).err() == Some(rustix::io::Errno::NOTCONN));
         }
         let all: Vec<_> = (0..6).map(|_| start(&desk)).collect();

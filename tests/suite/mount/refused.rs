@@ -6,9 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use ckpt_tests::desk::{Desk, send};
+use ckpt_tests::desk::Desk;
 use ckpt_tests::mount::{NOBODY, detach, has_program, is_root, minor_of, mountable};
 use ckpt_tests::mounts::{mount_with, with_mounts};
+use ckpt_tests::process::Process;
 use ckpt_tests::run::{Ran, copy_for_all, run};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
 use rustix::mount::{mount_bind, mount_bind_recursive};
@@ -112,9 +113,9 @@ fn the_log_is_bounded_and_may_be_missing() {
     let mut desk = Desk::new();
     fs::create_dir_all(desk.log().parent().unwrap()).unwrap();
     fs::write(desk.log(), vec![b'\n'; 5 << 20]).unwrap();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let file = File::open(desk.file()).unwrap();
-    send(pid, libc::SIGTERM);
+    assert!(server.send(libc::SIGTERM));
     super::wait_for("it is unmounted", super::NOTICES, || minor_of(desk.at()).is_none());
     drop(file);
     super::wait_for("it is told", super::NOTICES, || {
@@ -212,7 +213,7 @@ fn an_ordinary_user_mounts_and_unmounts_by_fusermount3() {
         // What a killed server left is theirs to take away.
         user.verb("mount", &[], None).expect(0);
         let status = user.verb("mount", &["--status", "--json"], None).json();
-        send(u32::try_from(status["pid"].as_u64().unwrap()).unwrap(), libc::SIGKILL);
+        assert!(Process::of(u32::try_from(status["pid"].as_u64().unwrap()).unwrap()).send(libc::SIGKILL));
         let ran = user.verb("mount", &[], None).expect(0);
         assert!(ran.stderr.contains("was killed"), "{ran:?}");
         user.verb("umount", &[], None).expect(0);

@@ -7,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
-use ckpt_tests::desk::{Desk, SOON, is_alive, send, stop, wait_for};
+use ckpt_tests::desk::Desk;
 use ckpt_tests::lab::files;
 use ckpt_tests::mount::{is_root, minor_of, mountable};
+use ckpt_tests::process::{Process, SOON, wait_for};
 use ckpt_tests::run::{binary, run};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
@@ -58,16 +59,16 @@ fn of_a_server_that_hangs_people_hear_what_the_system_knows() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
-    stop(pid);
+    let server = desk.mount(&[]);
+    server.stop();
     let status = desk.status();
-    assert_eq!((&status["state"], &status["pid"]), (&"silent".into(), &pid.into()), "{status}");
-    assert_eq!(status["why"], format!("process {pid} is stopped"), "{status}");
+    assert_eq!((&status["state"], &status["pid"]), (&"silent".into(), &server.id().into()), "{status}");
+    assert_eq!(status["why"], format!("process {server} is stopped"), "{status}");
     assert_eq!(status["log"], desk.log().to_str().unwrap());
     let ran = desk.verb("mount", &["--status"]).expect(0);
     let lines = [
-        format!("state          does not answer: process {pid} is stopped\n"),
-        format!("process        {pid}\n"),
+        format!("state          does not answer: process {server} is stopped\n"),
+        format!("process        {server}\n"),
         format!("log            {}\n", desk.log().display()),
     ];
     assert!(lines.iter().all(|line| ran.text().contains(line)), "{}", ran.text());
@@ -76,25 +77,25 @@ fn of_a_server_that_hangs_people_hear_what_the_system_knows() {
     let ran = unmounted.unwrap().expect(0);
     assert_eq!(
         ran.text(),
-        format!("unmounted {}; process {pid} is stopped and has not ended yet\n", desk.at().display())
+        format!("unmounted {}; process {server} is stopped and has not ended yet\n", desk.at().display())
     );
     for said in [
-        format!("did not answer for 5 s: process {pid} is stopped\n"),
-        format!("Note: waiting for process {pid} to end\n"),
-        format!("Hint: `kill -9 {pid}` ends the process"),
+        format!("did not answer for 5 s: process {server} is stopped\n"),
+        format!("Note: waiting for process {server} to end\n"),
+        format!("Hint: `kill -9 {server}` ends the process"),
     ] {
         assert!(ran.stderr.contains(&said), "{said}: {ran:?}");
     }
-    send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || !is_alive(pid));
-    let pid = desk.mount(&[]);
+    assert!(server.send(libc::SIGKILL));
+    wait_for("it is dead", SOON, || !server.is_alive());
+    let server = desk.mount(&[]);
     let file = fs::File::open(desk.file()).unwrap();
-    stop(pid);
+    server.stop();
     let ran = desk.verb("umount", &["--lazy"]).expect(0);
-    let told = format!("; process {pid} is stopped, so what is still open can't be read\n");
-    assert!(ran.text().ends_with(&told) && ran.stderr.contains(&format!("`kill -9 {pid}`")), "{ran:?}");
-    send(pid, libc::SIGKILL);
-    wait_for("it is dead", SOON, || !is_alive(pid));
+    let told = format!("; process {server} is stopped, so what is still open can't be read\n");
+    assert!(ran.text().ends_with(&told) && ran.stderr.contains(&format!("`kill -9 {server}`")), "{ran:?}");
+    assert!(server.send(libc::SIGKILL));
+    wait_for("it is dead", SOON, || !server.is_alive());
     drop(file);
     desk.assert_gone();
 }
@@ -137,13 +138,13 @@ fn a_store_that_is_gone_from_under_its_mount_is_named() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let (store, away) = (desk.lab.store().canonicalize().unwrap(), desk.lab.path("away"));
     fs::rename(&store, &away).unwrap();
     let status = desk.status();
     let text = desk.verb("mount", &["--status"]).expect(0);
     fs::rename(&away, &store).unwrap();
-    assert_eq!((&status["state"], &status["pid"]), (&"failed".into(), &pid.into()), "{status}");
+    assert_eq!((&status["state"], &status["pid"]), (&"failed".into(), &server.id().into()), "{status}");
     assert_eq!(status["why"], format!("the store {} is gone", store.display()), "{status}");
     assert_eq!(status["log"], desk.log().to_str().unwrap());
     assert!(text.text().contains(&format!("fails: the store {} is gone\n", store.display())), "{}", text.text());
@@ -268,7 +269,7 @@ fn what_keeps_a_mount_is_named() {
         return;
     }
     let mut desk = Desk::new();
-    let pid = desk.mount(&[]);
+    let server = desk.mount(&[]);
     let within = desk.at().join("r");
     mount("tmpfs", &within, "tmpfs", MountFlags::empty(), None).unwrap();
     let ran = desk.verb("umount", &[]);
@@ -281,10 +282,10 @@ fn what_keeps_a_mount_is_named() {
     let ran = desk.verb("umount", &[]);
     let is_served = fs::read(other.join("model.bin")).unwrap() == desk.bytes;
     unmount(&other, UnmountFlags::empty()).unwrap();
-    let told = format!("unmounted {}; process {pid} ends when it is unmounted there too\n", desk.at().display());
+    let told = format!("unmounted {}; process {server} ends when it is unmounted there too\n", desk.at().display());
     assert!(ran.code == Some(0) && ran.text() == told && is_served, "{ran:?}");
     assert!(ran.stderr.contains(&format!("Note: it is mounted on {} as well\n", other.display())), "{ran:?}");
-    wait_for("its server ends", SOON, || !is_alive(pid));
+    wait_for("its server ends", SOON, || !server.is_alive());
     desk.assert_gone();
 }
 
@@ -300,28 +301,29 @@ fn the_log_tells_when_a_mount_began_and_how_it_ended() {
         log.lines().map(|line| line.split_once(&after).unwrap().1.to_owned()).collect()
     };
     let store = desk.lab.store().canonicalize().unwrap();
-    let mounted = |pid| format!("mounted {} by process {pid}, ckpt {}", store.display(), env!("CARGO_PKG_VERSION"));
+    let version = env!("CARGO_PKG_VERSION");
+    let mounted = |server: &Process| format!("mounted {} by process {server}, ckpt {version}", store.display());
     let first = desk.mount(&[]);
     desk.verb("umount", &[]).expect(0);
     let second = desk.mount(&["--run", "other*"]);
-    send(second, libc::SIGTERM);
-    wait_for("it ends", SOON, || !is_alive(second));
+    assert!(second.send(libc::SIGTERM));
+    wait_for("it ends", SOON, || !second.is_alive());
     let third = desk.mount(&[]);
-    send(third, libc::SIGKILL);
-    wait_for("it is dead", SOON, || !is_alive(third));
+    assert!(third.send(libc::SIGKILL));
+    wait_for("it is dead", SOON, || !third.is_alive());
     let fourth = desk.mount(&[]);
     let nothing = "no run matches `--run other*` so far; one that comes and does will be shown";
     let killed =
         format!("the process that served {} was killed; the mount that it left was taken away", desk.at().display());
     let told = [
-        &*mounted(first),
+        &*mounted(&first),
         "unmounted",
         nothing,
-        &*mounted(second),
+        &*mounted(&second),
         "ended by a signal",
-        &*mounted(third),
+        &*mounted(&third),
         &*killed,
-        &*mounted(fourth),
+        &*mounted(&fourth),
     ];
     assert_eq!(lines(&desk), told);
     desk.verb("umount", &[]).expect(0);
