@@ -236,6 +236,9 @@ pub const RESERVE_FILE_SHARE: u64 = 16;
 /// than gc needs.
 pub const RESERVE_LENT_BYTES: u64 = 8192;
 
+/// How often a reader takes that much, where others fill a disk so quickly that they have it first.
+pub const RESERVE_LENT_TIMES: usize = 8;
+
 /// New chunks that are encoded to estimate how all of them compress, when they would not fit as they are. 16 MiB: 10
 /// ms.
 pub const SAMPLE_CHUNKS: usize = 16;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::local::{Lock, is_odd, lock_exclusive, open_lock, open_plain};
 use crate::error::{Error, Result};
 use crate::id::{CheckpointId, PackId, SessionId};
-use crate::limits::SESSION_BYTES_MAX;
+use crate::limits::{RESERVE_LENT_TIMES, SESSION_BYTES_MAX};
 use crate::space::Lent;
 
 /// The use of a store by one process; ends when dropped.
@@ -86,15 +86,15 @@ impl Session {
     pub fn of_reader(root: &Path, what: &str) -> Result<Option<Self>> {
         let mut room = Lent::take(root);
         let mut registered = Self::register(root, what);
-        if room.is_none() && matches!(registered, Err(Error::NoSpace { .. })) {
-            room = Lent::take_anyway(root);
-            if room.is_some() {
-                registered = Self::register(root, what);
+        for _ in 0..RESERVE_LENT_TIMES {
+            if !matches!(registered, Err(Error::NoSpace { .. })) || !room.take_more() {
+                break;
             }
+            registered = Self::register(root, what);
         }
         let mut session = if_possible(registered)?;
         if let Some(session) = &mut session {
-            session.room = room;
+            session.room = Some(room);
         }
         Ok(session)
     }

@@ -118,38 +118,48 @@ impl Drop for Spare {
     }
 }
 
-/// A little of the reserve file, which is that much shorter while this lives. For what readers write on a full disk.
+/// A little of the reserve file, or nothing: it is that much shorter while this lives. For what readers write on a full
+/// disk.
 #[must_use]
 pub struct Lent {
     root: PathBuf,
+    bytes: u64,
     /// The file's length before.
     had: u64,
 }
 
 impl Lent {
     /// Takes it if there is no other room for it in `root`, and if what stays is enough for gc.
-    pub fn take(root: &Path) -> Option<Self> {
-        Room::at(root).ok().filter(|room| room.free < RESERVE_LENT_BYTES).and_then(|room| Self::of(root, room))
+    pub fn take(root: &Path) -> Self {
+        let mut lent = Self { root: root.to_owned(), bytes: 0, had: 0 };
+        if Room::at(root).is_ok_and(|room| room.free < RESERVE_LENT_BYTES) {
+            lent.take_more();
+        }
+        lent
     }
 
-    /// Takes it though the disk seems to have room, which a quota refused.
-    pub fn take_anyway(root: &Path) -> Option<Self> {
-        Room::at(root).ok().and_then(|room| Self::of(root, room))
-    }
-
-    fn of(root: &Path, room: Room) -> Option<Self> {
-        let (file, had) = own(root)?;
-        let left = had.checked_sub(RESERVE_LENT_BYTES)?;
-        (left >= cap(RESERVE_FILE_BYTES, room) / 2 && file.set_len(left).is_ok())
-            .then(|| Self { root: root.to_owned(), had })
+    /// Takes as much again, whatever room there seems to be; whether that could be. For who is refused room all the same:
+    /// by a quota, or because somebody else was faster.
+    pub fn take_more(&mut self) -> bool {
+        let Ok(room) = Room::at(&self.root) else { return false };
+        let Some((file, had)) = own(&self.root) else { return false };
+        let left = had.saturating_sub(RESERVE_LENT_BYTES);
+        let is_taken = left >= cap(RESERVE_FILE_BYTES, room) / 2 && file.set_len(left).is_ok();
+        if is_taken {
+            self.bytes += RESERVE_LENT_BYTES;
+            self.had = self.had.max(had);
+        }
+        is_taken
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let Some((file, has)) = own(&self.root) else { return };
+        let Some((file, has)) = Some(&self.root).filter(|_| self.bytes > 0).and_then(|root| own(root)) else { return };
+        let Ok(room) = Room::at(&self.root) else { return };
         // Best effort, like the file itself. One that was made anew meanwhile is as long as it should be.
-        let back = RESERVE_LENT_BYTES.min(self.had.saturating_sub(has));
+        let whole = self.had.max(cap(RESERVE_FILE_BYTES, room));
+        let back = self.bytes.min(whole.saturating_sub(has));
         if back > 0 {
             let _ = allocate(&file, has, back);
         }
@@ -299,7 +309,7 @@ mod tests {
         assert!(own(dir.path()).is_none());
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(own(dir.path()).is_none() && Lent::take(dir.path()).is_none());
+        assert!(own(dir.path()).is_none() && !Lent::take(dir.path()).take_more());
     }
 
     #[test]
