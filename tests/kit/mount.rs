@@ -261,6 +261,13 @@ impl Mount {
         fs::read_dir(format!("/proc/{}/fd", self.server())).expect("the server lives").count()
     }
 
+    /// Whether the server has ended, or is about to.
+    pub fn is_ending(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.server())).unwrap_or_default();
+        // Its name, which may hold anything, stands in parentheses before.
+        stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    }
+
     /// Ends the server as the kernel ends one that takes all memory: it can't unmount. One that was telling the kernel
     /// news goes on for as long as nobody cuts it off.
     pub fn kill(&mut self) {

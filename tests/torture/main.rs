@@ -14,7 +14,7 @@ use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::mountable;
 use ckpt_tests::mounts::{mount_small, with_mounts};
 use ckpt_tests::stops::{self, stop_gcs, stop_gcs_beside_gets, stop_gets, stop_puts};
-use ckpt_tests::storm::{self, Mounted, Plan, WRITERS, rage};
+use ckpt_tests::storm::{Figures, Mounted, Plan, WRITERS, rage};
 
 const USAGE: &str =
     "torture [--only PART,PART] [--kills N] [--rounds N] [--seed N] [--seconds N] [--storm N] [--like TEXT] [--date DATE] [--write]
@@ -175,32 +175,43 @@ fn kills(options: &Options) -> String {
 
 /// Kills at random, on a disk that is full half of the time.
 fn full(options: &Options) -> String {
-    let figures = rounds(options, options.kills / 5, |plan| {
-        let lab = Lab::bare();
-        fs::create_dir(lab.store()).expect("a directory can be made");
-        let mut figures = storm::Figures::default();
-        with_mounts(|| {
-            mount_small(&lab.store(), 24 << 20);
-            lab.ok(&[&"init"]);
-            figures = rage(&lab, Plan { full: true, ..plan });
-        });
-        figures
-    });
+    let figures = rounds(options, options.kills / 5, |plan| on_full_disk(24 << 20, plan));
     told("### On a disk that is full half of the time", &figures)
 }
 
-/// Kills at random, and mounts of the store that are read all the time.
+/// The figures of a storm on a small disk that is full half of the time.
+fn on_full_disk(bytes: u64, plan: Plan) -> Figures {
+    let lab = Lab::bare();
+    fs::create_dir(lab.store()).expect("a directory can be made");
+    let mut figures = Figures::default();
+    with_mounts(|| {
+        mount_small(&lab.store(), bytes);
+        lab.ok(&[&"init"]);
+        figures = rage(&lab, Plan { full: true, ..plan });
+    });
+    figures
+}
+
+/// Kills at random, and mounts of the store that are read all the time: on a disk, and on one that is full half of the
+/// time.
 fn mounts(options: &Options) -> String {
     let title = "### Mounted and read meanwhile";
     if !mountable() {
         return format!("{title}\n\nNot here: this machine lets nobody mount by FUSE.\n");
     }
-    let figures = rounds(options, 0, |plan| {
-        let shortest = Duration::from_secs(options.storm);
-        rage(&Lab::new(), Plan { shortest, longest: shortest * 2, mounts: true, ..plan })
-    });
+    let shortest = Duration::from_secs(options.storm);
+    let of = |plan: Plan| Plan { shortest, longest: shortest * 2, mounts: true, ..plan };
+    let roomy = rounds(options, 0, |plan| rage(&Lab::new(), of(plan)));
+    let full = rounds(options, 0, |plan| on_full_disk(160 << 20, of(plan)));
+    told_of_mounts(title, &roomy)
+        + "\n"
+        + &told_of_mounts(&format!("{title}, on a disk that is full half of the time"), &full)
+}
+
+/// What a storm with mounts was.
+fn told_of_mounts(title: &str, figures: &Figures) -> String {
     let Mounted { kills, signals, faults, held_kb, descriptors, descriptors_left, laid_down, .. } = &figures.mounted;
-    let mut text = told(title, &figures);
+    let mut text = told(title, figures);
     let counts = [
         "opened",
         "gone when opened",
@@ -232,8 +243,8 @@ fn mounts(options: &Options) -> String {
     text
 }
 
-fn rounds(options: &Options, kills: usize, run: impl Fn(Plan) -> storm::Figures) -> storm::Figures {
-    let mut all = storm::Figures::default();
+fn rounds(options: &Options, kills: usize, run: impl Fn(Plan) -> Figures) -> Figures {
+    let mut all = Figures::default();
     for round in 0..options.rounds {
         let seed = options.seed + round;
         let figures = run(Plan { seed, kills, longest: Duration::from_secs(options.seconds), ..Plan::default() });
@@ -243,7 +254,7 @@ fn rounds(options: &Options, kills: usize, run: impl Fn(Plan) -> storm::Figures)
     all
 }
 
-fn told(title: &str, figures: &storm::Figures) -> String {
+fn told(title: &str, figures: &Figures) -> String {
     let sum = |counts: &BTreeMap<&str, usize>| -> String {
         let each: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
         each.join(", ")

@@ -43,7 +43,9 @@ const BESIDE_KB_MAX: u64 = 80_000;
 /// just now, of which readers have at most 18, with its packs.
 const DESCRIPTORS_MAX: usize = 400;
 /// How long a process may take to end that was told to: it waits for its news, and then reads all that is there.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a process may take to be gone that has ended.
+const GONE: Duration = Duration::from_secs(1);
 /// How long after a kill somebody may come upon a mapping that is dead.
 const DEAD: Duration = Duration::from_secs(15);
 
@@ -77,8 +79,8 @@ pub fn keep(storm: &Storm<'_>, kind: Kind) -> Mounted {
     let mut kill_at = Instant::now() + Duration::from_millis(rng.random_range(500..3000));
     while !storm.calm.load(Ordering::SeqCst) && !storm.stop.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(20));
-        keeper.examine();
         keeper.nurse(&mut reader);
+        keeper.examine(&mut reader);
         if kind == Kind::Killed && Instant::now() > kill_at {
             keeper.kill();
             std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
@@ -145,7 +147,14 @@ impl Keeper<'_, '_> {
     }
 
     /// Looks what the server holds.
-    fn examine(&mut self) {
+    fn examine(&mut self, reader: &mut Child) {
+        if let Some(mount) = self.mount.as_mut().filter(|mount| mount.is_ending()) {
+            let (ended, log) = (mount.wait(GONE), mount.log());
+            // It is cut off by a reader that hangs, who then says so.
+            std::thread::sleep(GONE);
+            self.nurse(reader);
+            panic!("{}: the server ended with {ended:?}: {log}", self.at.display());
+        }
         let Some(mount) = &self.mount else { return };
         let (kb, descriptors) = (mount.status("RssAnon"), mount.descriptors());
         self.figures.held_kb = self.figures.held_kb.max(kb);
@@ -191,10 +200,12 @@ impl Keeper<'_, '_> {
         drop(reader.stdin.take());
         let started = Instant::now();
         loop {
-            self.examine();
             match reader.try_wait().expect("a child can be waited for") {
                 None if started.elapsed() > PATIENCE => panic!("a reader of {} does not end", self.at.display()),
-                None => std::thread::sleep(Duration::from_millis(20)),
+                None => {
+                    self.examine(&mut reader);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 Some(ended) if ended.success() => break,
                 Some(_) => {
                     self.nurse(&mut reader);

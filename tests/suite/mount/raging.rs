@@ -1,21 +1,50 @@
 //! The short version of the mounts of `make torture`: everybody is at the store while three mounts of it are read.
 
+use std::fs;
 use std::time::Duration;
 
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::mountable;
-use ckpt_tests::storm::{Plan, rage};
+use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::storm::{Figures, Plan, rage};
 
-#[test]
-fn a_mount_shows_what_is_there_whoever_is_at_the_store() {
-    if !mountable() {
-        return;
-    }
-    let (shortest, longest) = (Duration::from_secs(8), Duration::from_secs(60));
-    let plan = Plan { seed: 0x0CEA, shortest, longest, commits: 10, mounts: true, ..Plan::default() };
-    let figures = rage(&Lab::quick(), plan);
+const PLAN: Plan = Plan {
+    seed: 0x0CEA,
+    kills: 0,
+    commits: 10,
+    longest: Duration::from_secs(60),
+    shortest: Duration::from_secs(8),
+    full: false,
+    mounts: true,
+};
+
+/// That enough happened for it to mean something.
+fn assert_wild(figures: &Figures) {
     let mounted = &figures.mounted;
     let counts = ["opened", "reads", "directories listed", "links read", "attributes asked for"];
     assert!(counts.iter().all(|name| mounted.count(name) > 10) && mounted.kills > 0, "{mounted:?}");
     assert!(figures.killed() > 5 && figures.done.contains_key("gc with rules"), "{figures:?}");
+}
+
+#[test]
+fn a_mount_shows_what_is_there_whoever_is_at_the_store() {
+    if mountable() {
+        assert_wild(&rage(&Lab::quick(), PLAN));
+    }
+}
+
+#[test]
+fn a_mount_shows_what_is_there_on_a_disk_that_is_full_half_of_the_time() {
+    if !mountable() {
+        return;
+    }
+    let lab = Lab::bare();
+    fs::create_dir(lab.store()).unwrap();
+    with_mounts(|| {
+        mount_small(&lab.store(), 160 << 20);
+        lab.ok(&[&"init"]);
+        let figures = rage(&lab, Plan { full: true, ..PLAN });
+        assert_wild(&figures);
+        assert!(figures.refused.contains_key("put"), "{figures:?}");
+    });
 }
