@@ -45,7 +45,8 @@ class NoSpace(_OfTheSystem):
     ``ENOSPC``.
 
     ``needs_bytes`` is what storing it would have written, as far as that is known; ``free_bytes`` is what is free, of
-    which ``reserve_bytes`` are to stay so; ``gc_frees_bytes`` is what :meth:`ckpt_store.Store.gc` would free now.
+    which ``reserve_bytes`` are to stay so, and not known where a quota is used up; ``gc_frees_bytes`` is what
+    :meth:`ckpt_store.Store.gc` would free now.
     """
 
     needs_bytes: int | None = None
