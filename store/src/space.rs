@@ -90,9 +90,9 @@ impl Spare {
     /// to have: by a quota, which no file system tells of beforehand.
     pub fn with<T>(&mut self, attempt: impl Fn() -> Result<T>) -> Result<T> {
         match attempt() {
-            // Refused at the directory HEAD has its new name, and nobody knows whether it keeps that: what was asked for
-            // is done, and is not to be done twice.
-            Err(Error::NoSpace { path, .. }) if Path::new(&path) != self.root && self.taken == 0 && self.give_up() => {
+            // Refused when a directory was to be made durable, something has a name and nobody knows whether it keeps
+            // that: a second attempt would find it done, and say so.
+            Err(Error::NoSpace { path, .. }) if !Path::new(&path).is_dir() && self.taken == 0 && self.give_up() => {
                 attempt()
             }
             done => done,

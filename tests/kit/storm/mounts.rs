@@ -43,7 +43,7 @@ const BESIDE_KB_MAX: u64 = 80_000;
 /// just now, of which readers have at most 18, with its packs.
 const DESCRIPTORS_MAX: usize = 400;
 /// How long a process may take to end that was told to: it waits for its news, and then reads all that is there.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a process may take to be gone that has ended.
 const GONE: Duration = Duration::from_secs(1);
 /// How long after a kill somebody may come upon a mapping that is dead.
