@@ -10,6 +10,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::connection::{detach, mount_points};
+use crate::lab::Lab;
 
 /// Runs `work` where it may mount. Commands that it starts see what it mounted; other threads don't. Where mounting is not
 /// permitted it says so and runs nothing.
@@ -38,6 +39,17 @@ pub fn with_mounts(work: impl FnOnce() + Send) {
 /// Mounts an empty file system of `bytes` on a directory.
 pub fn mount_small(on: &Path, bytes: u64) {
     mount_with(on, &format!("size={bytes}"));
+}
+
+/// A lab whose store, new and empty, has a small disk to itself. Does nothing where mounting is refused.
+pub fn on_small_disk(bytes: u64, work: impl FnOnce(&Lab) + Send) {
+    let lab = Lab::bare();
+    std::fs::create_dir(lab.store()).expect("a directory can be made");
+    with_mounts(|| {
+        mount_small(&lab.store(), bytes);
+        lab.ok(&[&"init"]);
+        work(&lab);
+    });
 }
 
 /// Mounts an empty file system with these options of tmpfs on a directory.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ckpt_tests::faults::{self, MODES, OPERATIONS, try_calls};
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::mountable;
-use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::mounts::on_small_disk;
 use ckpt_tests::stops::{self, stop_gcs, stop_gcs_beside_gets, stop_gets, stop_puts};
 use ckpt_tests::storm::{Figures, Mounted, Plan, WRITERS, rage};
 
@@ -181,14 +181,8 @@ fn full(options: &Options) -> String {
 
 /// The figures of a storm on a small disk that is full half of the time.
 fn on_full_disk(bytes: u64, plan: Plan) -> Figures {
-    let lab = Lab::bare();
-    fs::create_dir(lab.store()).expect("a directory can be made");
     let mut figures = Figures::default();
-    with_mounts(|| {
-        mount_small(&lab.store(), bytes);
-        lab.ok(&[&"init"]);
-        figures = rage(&lab, Plan { full: true, ..plan });
-    });
+    on_small_disk(bytes, |lab| figures = rage(lab, Plan { full: true, ..plan }));
     figures
 }
 

@@ -1,11 +1,10 @@
 //! The short version of the mounts of `make torture`: everybody is at the store while three mounts of it are read.
 
-use std::fs;
 use std::time::Duration;
 
 use ckpt_tests::lab::Lab;
 use ckpt_tests::mount::mountable;
-use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::mounts::on_small_disk;
 use ckpt_tests::storm::{Figures, Plan, rage};
 
 const PLAN: Plan = Plan {
@@ -38,12 +37,8 @@ fn a_mount_shows_what_is_there_on_a_disk_that_is_full_half_of_the_time() {
     if !mountable() {
         return;
     }
-    let lab = Lab::bare();
-    fs::create_dir(lab.store()).unwrap();
-    with_mounts(|| {
-        mount_small(&lab.store(), 160 << 20);
-        lab.ok(&[&"init"]);
-        let figures = rage(&lab, Plan { full: true, ..PLAN });
+    on_small_disk(160 << 20, |lab| {
+        let figures = rage(lab, Plan { full: true, ..PLAN });
         assert_wild(&figures);
         assert!(figures.refused.contains_key("put"), "{figures:?}");
     });

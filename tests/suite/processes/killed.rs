@@ -1,11 +1,10 @@
 //! kill -9 and Ctrl-C at any time.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use ckpt_tests::lab::{Lab, names, noise};
-use ckpt_tests::mounts::{mount_small, with_mounts};
+use ckpt_tests::mounts::on_small_disk;
 use ckpt_tests::run::Ran;
 use ckpt_tests::storm::{Plan, rage};
 use rustix::process::Signal;
@@ -22,12 +21,8 @@ fn nothing_is_lost_however_often_everybody_is_killed() {
 
 #[test]
 fn nothing_is_lost_on_a_disk_that_is_full_half_of_the_time() {
-    let lab = Lab::bare();
-    fs::create_dir(lab.store()).unwrap();
-    with_mounts(|| {
-        mount_small(&lab.store(), 24 << 20);
-        lab.ok(&[&"init"]);
-        let figures = rage(&lab, Plan { seed: 0xF011, kills: 25, commits: 20, full: true, ..Plan::default() });
+    on_small_disk(24 << 20, |lab| {
+        let figures = rage(lab, Plan { seed: 0xF011, kills: 25, commits: 20, full: true, ..Plan::default() });
         assert!(figures.committed > 5 && figures.refused.contains_key("put"), "{figures:?}");
     });
 }

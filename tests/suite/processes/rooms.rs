@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ckpt_store::{Body, Quiet};
 use ckpt_tests::gate::wait_until;
 use ckpt_tests::lab::{Lab, leftovers, names, noise, safetensors, tree};
-use ckpt_tests::mounts::{free_bytes, make_read_only, mount_small, mount_with, with_mounts};
+use ckpt_tests::mounts::{self, free_bytes, make_read_only, mount_with, with_mounts};
 use ckpt_tests::run::{Ran, run};
 use rustix::process::Signal;
 
@@ -17,14 +17,10 @@ use super::{assert_sound, model, signal};
 
 /// A lab whose store has a small disk to itself, with one checkpoint `r@1`, of which `work` gets the bytes.
 fn on_small_disk(bytes: u64, work: impl FnOnce(&Lab, Vec<u8>) + Send) {
-    let lab = Lab::bare();
-    fs::create_dir(lab.store()).unwrap();
-    with_mounts(|| {
-        mount_small(&lab.store(), bytes);
-        lab.ok(&[&"init"]);
+    mounts::on_small_disk(bytes, |lab| {
         let kept = model(1, 1);
         lab.ok(&[&"put", &lab.write("kept.safetensors", &kept), &"--run", &"r", &"--step", &"1"]);
-        work(&lab, kept);
+        work(lab, kept);
     });
 }
 
